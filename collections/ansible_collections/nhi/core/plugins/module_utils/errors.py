@@ -1,0 +1,118 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every error of the domain: one line that says what happened, to what, and what to do next."""
+
+from __future__ import annotations
+
+
+class NHIError(Exception):
+    """Base of all expected failures; the message is one line, fit for an operator."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class StateError(NHIError):
+    """state.json can not be used."""
+
+
+class StateMissingError(StateError):
+    """There is no state.json yet: run a scan."""
+
+
+class StateCorruptError(StateError):
+    """Neither state.json nor state.json.tmp matches the checksum."""
+
+
+class StateVersionError(StateError):
+    """state.json was written by a newer NHI."""
+
+
+class StateInvalidError(StateError):
+    """A document does not follow the schema of state.json."""
+
+
+class ConflictError(StateError):
+    """state.json changed between read and write (compare-and-swap failed)."""
+
+
+class LockTimeoutError(NHIError):
+    """The lock is held by somebody else; the message names the holder."""
+
+
+class GraphError(NHIError):
+    """dependency_graph.json is not valid."""
+
+
+class CatalogueError(NHIError):
+    """A service catalogue entry is not valid, or the service is not in it."""
+
+
+class AllocationError(NHIError):
+    """No free VMID or address is left in the configured range."""
+
+
+class PreflightError(NHIError):
+    """A change was refused before anything was done."""
+
+
+class ProxmoxError(NHIError):
+    """The Proxmox VE API refused or could not answer.
+
+    status is the HTTP status (0 when there was no answer), reason the server's own words,
+    errors its per-parameter texts.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        reason: str = "",
+        errors: dict[str, str] | None = None,
+        path: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.errors = errors or {}
+        self.path = path
+
+
+class UnreachableError(ProxmoxError):
+    """No usable answer: refused, timed out, TLS failure, not a Proxmox API, or 595/596/599."""
+
+
+class AuthenticationError(ProxmoxError):
+    """401: the token is wrong, expired or disabled."""
+
+
+class PermissionDeniedError(ProxmoxError):
+    """403: the token lacks a privilege; the message names privilege and path."""
+
+
+class ParameterError(ProxmoxError):
+    """400: the API refused a parameter."""
+
+
+class NotFoundError(ProxmoxError):
+    """The object does not exist (Proxmox says so with a 500)."""
+
+
+class AlreadyExistsError(ProxmoxError):
+    """The VMID is taken (Proxmox says so with a 500)."""
+
+
+class GuestLockedError(ProxmoxError):
+    """The guest is locked by another operation."""
+
+
+class TaskError(ProxmoxError):
+    """A Proxmox task ended with an error; log holds its last lines."""
+
+    def __init__(self, message: str, *, upid: str, exitstatus: str, log: list[str] | None = None) -> None:
+        super().__init__(message, reason=exitstatus)
+        self.upid = upid
+        self.exitstatus = exitstatus
+        self.log = log or []
