@@ -1,0 +1,1 @@
+"""What stands behind the API: `lxc` makes real containers, `memory` only remembers."""
