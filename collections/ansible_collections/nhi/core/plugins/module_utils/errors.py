@@ -29,6 +29,10 @@ class StateVersionError(StateError):
     """state.json was written by a newer NHI."""
 
 
+class StateTooOldError(StateError):
+    """state.json was written longer ago than the caller accepts."""
+
+
 class StateInvalidError(StateError):
     """A document does not follow the schema of state.json."""
 
@@ -47,6 +51,10 @@ class GraphError(NHIError):
 
 class CatalogueError(NHIError):
     """A service catalogue entry is not valid, or the service is not in it."""
+
+
+class EndpointError(NHIError):
+    """No instance of a service can be used; the message names those that exist."""
 
 
 class AllocationError(NHIError):
