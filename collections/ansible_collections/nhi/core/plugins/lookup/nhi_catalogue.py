@@ -1,0 +1,78 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: nhi_catalogue
+short_description: Look up entries of the service catalogue
+version_added: 0.1.0
+author:
+  - NHI contributors (@nhi)
+description:
+  - Returns what is known about a service before a guest offers it, that is its role, sizes, ports and health checks.
+  - To find a running instance use P(nhi.core.nhi_endpoint#lookup).
+options:
+  _terms:
+    description:
+      - Names of services, such as V(redis). Without a name all entries are returned, sorted by name.
+    type: list
+    elements: str
+  directories:
+    description:
+      - Further directories with one C(<name>.yml) for each service. An entry there replaces one of the same name.
+    type: list
+    elements: path
+    default: []
+    ini:
+      - section: nhi
+        key: catalogue_directories
+    env:
+      - name: NHI_CATALOGUE_DIRECTORIES
+    vars:
+      - name: nhi_catalogue_directories
+seealso:
+  - plugin: nhi.core.nhi_endpoint
+    plugin_type: lookup
+  - module: nhi.core.nhi_state_scan
+"""
+
+EXAMPLES = r"""
+- name: Show the size of a Redis guest for caching
+  ansible.builtin.debug:
+    msg: "{{ lookup('nhi.core.nhi_catalogue', 'redis').sizes.cache }}"
+
+- name: Scan with everything that is in the catalogue
+  nhi.core.nhi_state_scan:
+    state_dir: infrastructure
+    catalogue: "{{ query('nhi.core.nhi_catalogue') }}"
+"""
+
+RETURN = r"""
+_raw:
+  description: One entry for each name, or all entries, as they are written in their files.
+  type: list
+  elements: dict
+"""
+
+from typing import Any
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+
+from ansible_collections.nhi.core.plugins.module_utils.catalogue import find_entry
+from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.plugin_utils.catalogue_files import read_catalogue
+
+
+class LookupModule(LookupBase):
+    """Entries of the catalogue by name."""
+
+    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[dict[str, Any]]:
+        self.set_options(var_options=variables, direct=kwargs)
+        try:
+            catalogue = read_catalogue(self.get_option("directories"))
+            names = terms or list(catalogue)
+            return [dict(find_entry(catalogue, str(name)).raw) for name in names]
+        except NHIError as error:
+            raise AnsibleLookupError(str(error)) from error

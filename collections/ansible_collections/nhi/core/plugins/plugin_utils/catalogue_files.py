@@ -1,0 +1,38 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Read the service catalogue from its YAML files, on the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from ansible_collections.nhi.core.plugins.module_utils.catalogue import CatalogueEntry, parse_entry
+from ansible_collections.nhi.core.plugins.module_utils.errors import CatalogueError
+
+SHIPPED = Path(__file__).resolve().parents[2] / "catalogue"
+
+
+def read_catalogue(directories: Iterable[str | Path] = ()) -> dict[str, CatalogueEntry]:
+    """Entries of the collection and of further directories by name; a later directory replaces an entry."""
+    catalogue: dict[str, CatalogueEntry] = {}
+    for directory in [SHIPPED, *map(Path, directories)]:
+        if not directory.is_dir():
+            raise CatalogueError(f"the catalogue directory {directory} does not exist: correct its path or create it")
+        files = sorted(path for path in directory.iterdir() if path.suffix in (".yml", ".yaml"))
+        for entry in map(_read_entry, files):
+            catalogue[entry.name] = entry
+    return dict(sorted(catalogue.items()))
+
+
+def _read_entry(path: Path) -> CatalogueEntry:
+    try:
+        entry = parse_entry(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CatalogueError(f"the catalogue entry {path} can not be read: {error}") from error
+    if entry.name != path.stem:
+        raise CatalogueError(f"the catalogue entry in {path} is named {entry.name}: name the file {entry.name}.yml")
+    return entry
