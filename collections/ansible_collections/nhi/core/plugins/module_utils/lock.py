@@ -1,0 +1,233 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Locks between the processes of one Brain: flock on a file that is never truncated on open and never deleted.
+
+The kernel releases the lock when its holder dies, however it dies. What is written in the file is only for people
+who wait: who holds the lock, since when and for what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pwd
+import socket
+import time
+import weakref
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from .errors import LockTimeoutError, NHIError
+from .files import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+_FIRST_PAUSE_SECONDS = 0.01
+_LONGEST_PAUSE_SECONDS = 0.25
+_METADATA_LIMIT = 4096
+
+
+def current_actor() -> str:
+    """Who asks: NHI_ACTOR where an agent or a schedule set it, else the user, seen through sudo."""
+    for variable in ("NHI_ACTOR", "SUDO_USER"):
+        if name := os.environ.get(variable, "").strip():
+            return name
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, as the lock file tells."""
+
+    operation: str
+    actor: str
+    pid: int
+    host: str
+    since: str
+
+    @classmethod
+    def me(cls, operation: str, actor: str | None = None) -> Holder:
+        """This process."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(operation, actor or current_actor(), os.getpid(), socket.gethostname(), now)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Holder | None:
+        """What a lock file says; None when it is empty, half-written or not ours."""
+        try:
+            data = json.loads(raw)
+            return cls(
+                str(data["operation"]), str(data["actor"]), int(data["pid"]), str(data["host"]), str(data["since"])
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def is_gone(self) -> bool:
+        """True when the process certainly ended: the file still names a holder that was killed."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    def __str__(self) -> str:
+        return f"{self.operation} by {self.actor} (pid {self.pid} on {self.host}, since {self.since})"
+
+
+class FileLock:
+    """An exclusive lock, used as a context manager; not re-entrant."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        operation: str,
+        *,
+        actor: str | None = None,
+        timeout: float = 30.0,
+        on_wait: Callable[[Holder | None], None] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._operation = operation
+        self._actor = actor
+        self._timeout = timeout
+        self._on_wait = on_wait
+        self._descriptor: int | None = None
+        self._held = False
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    @property
+    def held(self) -> bool:
+        """True between acquire and release in the process that acquired it."""
+        return self._held
+
+    def acquire(self) -> None:
+        """Take the lock, waiting up to the timeout; LockTimeoutError names the holder."""
+        if self._descriptor is not None:
+            raise RuntimeError(f"{self.path} is already taken by this object")
+        self._descriptor = self._open()
+        _OPEN.add(self)
+        try:
+            self._wait(self._descriptor)
+        except BaseException:
+            self.forget()
+            raise
+        self._held = True
+        self._describe(self._descriptor)
+
+    def release(self) -> None:
+        """Give the lock back; the file stays, without a name in it."""
+        if self._held and self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the descriptor; in a forked child this leaves the parent's lock alone."""
+        descriptor, self._descriptor, self._held = self._descriptor, None, False
+        _OPEN.discard(self)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def holder(self) -> Holder | None:
+        """Who holds the lock now, as far as the file tells."""
+        try:
+            with self.path.open("rb") as file:
+                holder = Holder.parse(file.read(_METADATA_LIMIT))
+        except OSError:
+            return None
+        return None if holder is None or holder.is_gone() else holder
+
+    def _open(self) -> int:
+        try:
+            try:
+                return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except PermissionError:
+                # Another user made the file. flock needs no write permission, only our name stays out of it.
+                return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise NHIError(
+                f"The lock {self.path} can not be opened: {explain(error)}. "
+                "Check that the directory exists and that this user may write to it."
+            ) from error
+
+    def _wait(self, descriptor: int) -> None:
+        deadline = time.monotonic() + self._timeout
+        pause = _FIRST_PAUSE_SECONDS
+        reported = False
+        while not self._try(descriptor):
+            if not reported and self._on_wait is not None:
+                self._on_wait(self.holder())
+                reported = True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                who = self.holder() or "a process that left no name"
+                raise LockTimeoutError(
+                    f"{self.path.name} is held by {who}; gave up after {self._timeout:g} s. "
+                    "Wait for it to finish and run again; the lock ends with its process."
+                )
+            time.sleep(min(pause, left))
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _try(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise NHIError(
+                f"{self.path} can not be locked: {explain(error)}. Keep the state on a file system that has locks."
+            ) from error
+        return True
+
+    def _describe(self, descriptor: int) -> None:
+        # A full disk or a read-only descriptor costs those who wait a name, not us the lock.
+        metadata = json.dumps(asdict(Holder.me(self._operation, self._actor))).encode()
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, metadata, 0)
+
+
+_OPEN: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    # flock belongs to the open file, which a forked child shares: kept there, the lock would outlive its holder.
+    for lock in list(_OPEN):
+        lock.forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def infrastructure_lock(
+    directory: Path | str,
+    operation: str,
+    *,
+    actor: str | None = None,
+    timeout: float = 300.0,
+    on_wait: Callable[[Holder | None], None] | None = None,
+) -> FileLock:
+    """The lock of a whole change to the lab; the state's own lock is held only while state.json is written."""
+    return FileLock(Path(directory) / "infrastructure.lock", operation, actor=actor, timeout=timeout, on_wait=on_wait)

@@ -1,0 +1,313 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""state.json on disk: read it verified, write it so that no crash can leave it invalid.
+
+Three files, and one rule: at every moment, and after every crash, either state.json or state.json.tmp has exactly the
+bytes whose SHA-256 is in state.json.checksum. A write therefore
+
+1. makes sure that state.json is the one that the checksum names (finishing a write that died half-way),
+2. writes state.json.tmp and the new checksum aside and flushes both and their names to the disk,
+3. renames the checksum into place: from here on the new document is the state, read from state.json.tmp,
+4. renames state.json.tmp to state.json.
+
+Readers take no lock and need no write permission.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import re
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    ConflictError,
+    StateCorruptError,
+    StateError,
+    StateInvalidError,
+    StateMissingError,
+    StateVersionError,
+)
+from .files import discard, explain, read_if_exists, sync_directory, sync_file, write_new
+from .lock import FileLock
+from .state_document import Document, canonical_bytes, checksum_of, stamped
+from .state_schema import SCHEMA_VERSION
+from .state_validation import validate_document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+STATE_NAME = "state.json"
+GRAPH_NAME = "dependency_graph.json"
+HISTORY_NAME = "state_history"
+
+_CHECKSUM_LINE = re.compile(rb"([0-9a-f]{64})(?:[ ][ *]state\.json)?\s*")
+_SCAN_HINT = "run a scan (`nhi scan` or playbooks/scan.yml)"
+_REREAD_PAUSE_SECONDS = 0.02
+_BACK_OFF_SECONDS = (1.0, 3.0)
+_UPDATE_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class StateSnapshot:
+    """A document that was verified against its checksum, and where it came from."""
+
+    document: Document
+    checksum: str
+    path: Path
+
+    @property
+    def revision(self) -> int:
+        """How many writes led to this document."""
+        return int(self.document["meta"]["revision"])
+
+
+class StateStore:
+    """The state of one lab, in one directory."""
+
+    def __init__(self, directory: Path | str, *, lock_timeout: float = 30.0, patience: float = 1.0) -> None:
+        """patience is how long a reader looks again before it calls a mismatch corruption."""
+        self.directory = Path(directory)
+        self.path = self.directory / STATE_NAME
+        self._temporary = self.directory / f"{STATE_NAME}.tmp"
+        self._checksum = self.directory / f"{STATE_NAME}.checksum"
+        self._new_checksum = self.directory / f"{STATE_NAME}.checksum.tmp"
+        self._lock_timeout = lock_timeout
+        self._patience = patience
+
+    # Reading
+
+    def read(self) -> StateSnapshot:
+        """The current state, verified; also when a writer died before it could publish it."""
+        with self._reported("read"):
+            path, raw, checksum = self._verified()
+        return StateSnapshot(_parsed(raw, path), checksum, path)
+
+    def read_or_none(self) -> StateSnapshot | None:
+        """The current state, or None before the first scan."""
+        try:
+            return self.read()
+        except StateMissingError:
+            return None
+
+    def validate(self) -> StateSnapshot:
+        """The current state, checked against the whole schema too."""
+        snapshot = self.read()
+        validate_document(snapshot.document)
+        return snapshot
+
+    def _verified(self) -> tuple[Path, bytes, str]:
+        deadline = time.monotonic() + self._patience
+        while True:
+            expected = self._expected_checksum()
+            published = read_if_exists(self.path)
+            if expected is None and published is None:
+                raise StateMissingError(f"There is no {self.path} yet: {_SCAN_HINT}.")
+            for path, raw in ((self.path, published), (self._temporary, read_if_exists(self._temporary))):
+                if expected and raw is not None and checksum_of(raw) == expected:
+                    return path, raw, expected
+            # A writer that published between our reads explains a mismatch, but not for long.
+            if time.monotonic() >= deadline:
+                raise self._mismatch(published is None, expected)
+            time.sleep(_REREAD_PAUSE_SECONDS)
+
+    def _expected_checksum(self) -> str | None:
+        raw = read_if_exists(self._checksum)
+        if raw is None:
+            return None
+        match = _CHECKSUM_LINE.fullmatch(raw)
+        return match[1].decode() if match else ""
+
+    def _mismatch(self, gone: bool, expected: str | None) -> StateError:
+        if gone:
+            return StateMissingError(f"{self.path} is gone, only its checksum is left: {_SCAN_HINT}.")
+        problem = "has no checksum beside it" if expected is None else "does not match its checksum"
+        snapshot = _newest_snapshot(self.directory / HISTORY_NAME)
+        return StateCorruptError(
+            f"{self.path} {problem}. If the file is right, run `nhi state validate --regenerate-checksum`; if not, "
+            f"move it away and scan again. Newest valid snapshot: {snapshot or 'none'}."
+        )
+
+    # Writing
+
+    def write(self, document: Mapping[str, Any], *, expected_checksum: str | None) -> StateSnapshot:
+        """Replace the state that has expected_checksum (None: there is no state yet), else raise ConflictError.
+
+        document must be valid. Its revision, topology fingerprint and order of lists are set here, in a copy.
+        """
+        with self._reported("written"):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with self._locked("write the state"):
+                current = self._settled()
+                _compare(current, expected_checksum, self.path)
+                validate_document(document, current.document if current else None)
+                new = stamped(document, current.revision + 1 if current else 1, self._graph())
+                raw = canonical_bytes(new)
+                self._publish(raw)
+        return StateSnapshot(new, checksum_of(raw), self.path)
+
+    def update(
+        self,
+        change: Callable[[Document | None], Document],
+        *,
+        attempts: int = _UPDATE_ATTEMPTS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> StateSnapshot:
+        """Read, change, write; start over when somebody else wrote in between.
+
+        change gets a copy of the current document (None before the first scan) and returns the new one. It may be
+        called several times.
+        """
+        for attempt in range(1, attempts + 1):
+            current = self.read_or_none()
+            document = change(copy.deepcopy(current.document) if current else None)
+            try:
+                return self.write(document, expected_checksum=current.checksum if current else None)
+            except ConflictError:
+                if attempt == attempts:
+                    raise
+                sleep(random.uniform(*_BACK_OFF_SECONDS))  # noqa: S311 -- spreads retries, hides nothing
+        raise ValueError("attempts must be at least 1")
+
+    def needs_new_checksum(self) -> bool:
+        """True when state.json was edited by hand (or lost its checksum) and is a valid document as it is.
+
+        A complete write that was not yet published wins over the file it was going to replace: then nothing is needed.
+        """
+        with self._reported("read"):
+            try:
+                self._verified()
+            except StateCorruptError:
+                validate_document(_parsed(self.path.read_bytes(), self.path))
+                return True
+            return False
+
+    def regenerate_checksum(self) -> bool:
+        """Accept state.json as it is, if it is a valid document; True when its checksum had to be replaced."""
+        if not self.needs_new_checksum():
+            return False
+        with self._reported("written"), self._locked("regenerate the checksum"):
+            if not self.needs_new_checksum():
+                return False
+            sync_file(self.path)
+            self._prepare_checksum(self.path.read_bytes())
+            self._new_checksum.replace(self._checksum)
+            sync_directory(self.directory)
+        return True
+
+    def _settled(self) -> StateSnapshot | None:
+        """Under the lock: the current state, in state.json and nowhere else; None before the first write."""
+        # What a killed writer renamed may be on its way to the disk only; later steps build on it.
+        sync_directory(self.directory)
+        try:
+            path, raw, checksum = self._verified()
+        except StateMissingError:
+            return None
+        if path == self._temporary:
+            self._temporary.replace(self.path)
+            sync_directory(self.directory)
+        return StateSnapshot(_parsed(raw, self.path), checksum, self.path)
+
+    def _publish(self, raw: bytes) -> None:
+        try:
+            write_new(self._temporary, raw)
+            self._prepare_checksum(raw)
+            self._new_checksum.replace(self._checksum)
+        except BaseException:
+            # The failure of a rename is not always the truth (NFS): never discard what the checksum names.
+            if self._expected_checksum() != checksum_of(raw):
+                discard(self._temporary, self._new_checksum)
+            raise
+        try:
+            sync_directory(self.directory)
+            self._temporary.replace(self.path)
+            sync_directory(self.directory)
+        except OSError as error:
+            raise StateError(
+                f"The new state is complete and in use, but {self.path} can not be replaced: {explain(error)}. "
+                "The next write finishes it."
+            ) from error
+
+    def _prepare_checksum(self, raw: bytes) -> None:
+        write_new(self._new_checksum, f"{checksum_of(raw)}  {STATE_NAME}\n".encode())
+        sync_directory(self.directory)
+
+    def _graph(self) -> Any:
+        raw = read_if_exists(self.directory / GRAPH_NAME)
+        if raw is None:
+            return None
+        try:
+            return json.loads(raw)
+        except ValueError:
+            return checksum_of(raw)
+
+    @contextmanager
+    def _locked(self, operation: str) -> Iterator[None]:
+        with FileLock(self.directory / "state.lock", operation, timeout=self._lock_timeout):
+            yield
+
+    @contextmanager
+    def _reported(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = "The state that was there before is intact." if verb == "written" else "Check its permissions."
+            raise StateError(f"{error.filename or self.path} can not be {verb}: {explain(error)}. {hint}") from error
+
+
+def _compare(current: StateSnapshot | None, expected: str | None, path: Path) -> None:
+    found = current.checksum if current else None
+    if found != expected:
+        raise ConflictError(
+            f"{path} changed since it was read (expected checksum {_short(expected)}, found {_short(found)}): "
+            "read it again and repeat the change."
+        )
+
+
+def _short(checksum: str | None) -> str:
+    return checksum[:12] if checksum else "none"
+
+
+def _parsed(raw: bytes, path: Path) -> Document:
+    """The document in verified bytes, if this version of NHI can understand it."""
+    try:
+        document = json.loads(raw)
+        version = document["meta"]["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateInvalidError(f"{path} is not a state document: {error!r}") from error
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise StateVersionError(
+            f"{path} has schema version {version}, this NHI understands {SCHEMA_VERSION}: upgrade the collection "
+            "nhi.core here, or use the NHI that wrote the file."
+        )
+    if version != SCHEMA_VERSION or not _has_domains(document):
+        raise StateInvalidError(f"{path} is not a state document of schema version {SCHEMA_VERSION}.")
+    return dict(document)
+
+
+def _has_domains(document: Mapping[str, Any]) -> bool:
+    infrastructure = document.get("infrastructure")
+    return (
+        isinstance(document["meta"].get("revision"), int)
+        and isinstance(document.get("api_providers"), dict)
+        and isinstance(document.get("alerts"), list)
+        and isinstance(infrastructure, dict)
+        and all(isinstance(infrastructure.get(name), list) for name in ("nodes", "guests", "storage", "services"))
+    )
+
+
+def _newest_snapshot(directory: Path) -> Path | None:
+    by_time = sorted(directory.glob("state_*.json"), key=lambda path: path.name.replace("CRITICAL_", ""), reverse=True)
+    for path in by_time:
+        try:
+            _parsed(path.read_bytes(), path)
+        except (OSError, StateError):
+            continue
+        return path
+    return None

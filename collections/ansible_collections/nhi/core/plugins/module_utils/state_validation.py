@@ -1,0 +1,125 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check a document against the schema.
+
+A full check of a thousand guests costs more than reading them from Proxmox VE. So what did not change since a document
+that was valid is not checked again, and a number or text that changed is checked here. Only what is new in structure,
+or looks wrong, goes to jsonschema, which has the last word and is loaded only then.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from .errors import StateError, StateInvalidError
+from .state_document import duplicate_errors
+from .state_schema import STATE_SCHEMA, Schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+_SHOWN_ERRORS = 3
+_IDENTITIES = ("vmid", "id", "name", "address")
+_SCALAR_KEYWORDS = frozenset(("type", "enum", "minimum", "maximum", "minLength", "pattern"))
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+
+Path = tuple[str | int, ...]
+Part = tuple[Path, Any, Schema]
+
+
+def schema_errors(document: Any, previous: Any = None) -> list[str]:
+    """Every violation, each as `where: what`; previous is a document known to be valid, if there is one."""
+    parts: Iterable[Part] = [((), document, STATE_SCHEMA)]
+    if previous is not None:
+        parts = _unproven((), document, previous, STATE_SCHEMA)
+    errors = [error for part in parts for error in _part_errors(*part)]
+    return errors or duplicate_errors(document)
+
+
+def validate_document(document: Any, previous: Any = None) -> None:
+    """Raise StateInvalidError with the first violations unless the document follows the schema."""
+    errors = schema_errors(document, previous)
+    if errors:
+        more = f" (and {len(errors) - _SHOWN_ERRORS} more)" if len(errors) > _SHOWN_ERRORS else ""
+        raise StateInvalidError(
+            f"The document does not follow the schema of state.json: {'; '.join(errors[:_SHOWN_ERRORS])}{more}"
+        )
+
+
+def _part_errors(path: Path, value: Any, schema: Schema) -> Iterator[str]:
+    try:
+        from jsonschema import Draft202012Validator  # noqa: PLC0415 -- costs 80 ms, and a warm scan does without
+    except ImportError as error:
+        raise StateError(
+            "Checking state.json needs the Python library jsonschema, which is not installed: pip install jsonschema."
+        ) from error
+    for found in Draft202012Validator(schema).iter_errors(value):
+        where = "/".join(str(step) for step in (*path, *found.absolute_path))
+        yield f"{where or 'document'}: {found.message}"
+
+
+def _unproven(path: Path, new: Any, old: Any, schema: Schema) -> Iterator[Part]:
+    """The parts of new that a valid old does not vouch for."""
+    if isinstance(new, dict) and isinstance(old, dict) and new.keys() == old.keys():
+        yield from _unproven_members(path, new, old, schema)
+    elif isinstance(new, list) and isinstance(old, list) and schema.keys() <= {"type", "items"}:
+        yield from _unproven_items(path, new, old, schema.get("items", {}))
+    elif not _is_allowed_scalar(new, schema):
+        yield path, new, schema
+
+
+def _unproven_members(path: Path, new: dict[str, Any], old: dict[str, Any], schema: Schema) -> Iterator[Part]:
+    properties = schema.get("properties", {})
+    rest = schema.get("additionalProperties", {})
+    for key, value in new.items():
+        before = old[key]
+        # Equal is not enough: True == 1 == 1.0.
+        if type(value) is type(before) and not isinstance(value, (dict, list)) and value == before:
+            continue
+        yield from _unproven((*path, key), value, before, properties.get(key, rest))
+
+
+def _unproven_items(path: Path, new: list[Any], old: list[Any], schema: Schema) -> Iterator[Part]:
+    known = {_identity(item): item for item in old}
+    for index, item in enumerate(new):
+        identity = _identity(item)
+        if identity in known:
+            yield from _unproven((*path, index), item, known[identity], schema)
+        else:
+            yield (*path, index), item, schema
+
+
+def _identity(item: Any) -> Any:
+    """What tells an item of a list from its neighbours; a wrong match costs a check, never lets an error through."""
+    if isinstance(item, dict):
+        return next((item[key] for key in _IDENTITIES if isinstance(item.get(key), (str, int))), None)
+    return item if isinstance(item, str) else None
+
+
+def _is_allowed_scalar(value: Any, schema: Schema) -> bool:
+    """True when a plain value certainly follows its schema; False leaves the verdict to jsonschema."""
+    if isinstance(value, (dict, list)) or not schema.keys() <= _SCALAR_KEYWORDS or "type" not in schema:
+        return False
+    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if not any(type(value) in _TYPES.get(name, ()) for name in types):
+        return False
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    return _is_within(value, schema)
+
+
+def _is_within(value: Any, schema: Schema) -> bool:
+    if isinstance(value, str):
+        pattern = schema.get("pattern")
+        return len(value) >= schema.get("minLength", 0) and (pattern is None or re.search(pattern, value) is not None)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return bool(schema.get("minimum", value) <= value <= schema.get("maximum", value))
+    return True
