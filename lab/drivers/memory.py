@@ -1,0 +1,191 @@
+"""Guests that are only remembered: any system, no root, the same API."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import threading
+import time
+import zlib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lab.drivers import DriverSettings
+from lab.drivers.base import DriverError, GuestSpec, Interface, Log, Nic, Usage
+
+TEMPLATES = {"debian-12-standard_12.12-1_amd64.tar.zst": 126_515_062}
+MIB = 1024 * 1024
+
+
+@dataclass
+class Memory:
+    """One guest; `started` is 0 while it is stopped."""
+
+    spec: GuestSpec
+    template: str | None = None
+    started: float = 0.0
+    pid: int = 0
+    snapshots: dict[str, Any] = field(default_factory=dict)
+
+
+def _spec_from(document: dict[str, Any]) -> GuestSpec:
+    fields = {**document, "nics": tuple(Nic(**nic) for nic in document["nics"])}
+    return GuestSpec(**{**fields, "features": tuple(fields["features"])})
+
+
+class MemoryDriver:
+    """Keeps its guests in one JSON file, so that they go on "running" across restarts of the daemon."""
+
+    name = "memory"
+
+    def __init__(self, settings: DriverSettings) -> None:
+        self._file = settings.directory / "guests.json"
+        self._network = ipaddress.ip_network(settings.subnet)
+        self._guests: dict[int, Memory] = {}
+        self._lock = threading.Lock()
+        self._load()
+
+    def up(self, log: Log) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        log(f"memory driver: {len(self._guests)} guests remembered, addresses are simulated")
+
+    def down(self, log: Log) -> None:
+        with self._lock:
+            self._guests.clear()
+            self._file.unlink(missing_ok=True)
+        log("memory driver: forgot all guests")
+
+    def templates(self) -> dict[str, int]:
+        return dict(TEMPLATES)
+
+    def create(self, spec: GuestSpec, template: str | None, log: Log) -> None:
+        if template is not None and template not in TEMPLATES:
+            raise DriverError(f"template '{template}' does not exist")
+        with self._lock:
+            self._guests[spec.vmid] = Memory(_without_secrets(spec), template)
+            self._save()
+        log(f"extracting archive '{template}'" if template else "creating an empty disk")
+
+    def destroy(self, vmid: int, log: Log) -> None:
+        with self._lock:
+            self._guests.pop(vmid, None)
+            self._save()
+
+    def configure(self, spec: GuestSpec, log: Log) -> None:
+        with self._lock:
+            self._get(spec.vmid).spec = _without_secrets(spec)
+            self._save()
+
+    def start(self, spec: GuestSpec, log: Log) -> None:
+        with self._lock:
+            guest = self._get(spec.vmid)
+            guest.spec, guest.started, guest.pid = _without_secrets(spec), time.time(), 100_000 + spec.vmid
+            self._save()
+
+    def stop(self, vmid: int, log: Log) -> None:
+        with self._lock:
+            self._get(vmid).started = 0.0
+            self._save()
+
+    def shutdown(self, vmid: int, timeout: int, log: Log) -> None:
+        self.stop(vmid, log)
+
+    def usage(self, vmid: int) -> Usage:
+        with self._lock:
+            guest = self._guests.get(vmid)
+        if guest is None or not guest.started:
+            return Usage(running=False, disk=0)
+        uptime = max(1, int(time.time() - guest.started))
+        noise = zlib.crc32(f"{vmid} {uptime // 10}".encode()) / 2**32
+        return Usage(
+            running=True, pid=guest.pid, uptime=uptime, cpu=round(0.05 * noise, 5),
+            mem=int(guest.spec.memory_mib * MIB * (0.1 + 0.1 * noise)), disk=int(guest.spec.disk_mib * MIB * 0.2),
+            netin=uptime * 586, netout=uptime * 412, diskread=MIB, diskwrite=uptime * 4096,
+        )  # fmt: skip
+
+    def interfaces(self, vmid: int) -> list[Interface]:
+        with self._lock:
+            guest = self._guests.get(vmid)
+        if guest is None or not guest.started:
+            return []
+        shown = [Interface("lo", "00:00:00:00:00:00", ("127.0.0.1/8", "::1/128"))]
+        return shown + [Interface(nic.name, nic.mac, self._addresses(vmid, nic)) for nic in guest.spec.nics]
+
+    def _addresses(self, vmid: int, nic: Nic) -> tuple[str, ...]:
+        if nic.address == "dhcp":
+            usable = self._network.num_addresses - 3
+            offset = 2 + (vmid * 31 + zlib.crc32(nic.mac.encode())) % max(1, usable)
+            return (f"{self._network.network_address + offset}/{self._network.prefixlen}",)
+        return (nic.address,) if "/" in nic.address else ()
+
+    def clone(self, vmid: int, snapshot: str | None, spec: GuestSpec, log: Log) -> None:
+        with self._lock:
+            source = self._get(vmid)
+            if snapshot is not None and snapshot not in source.snapshots:
+                raise DriverError(f"snapshot '{snapshot}' does not exist")
+            self._guests[spec.vmid] = Memory(_without_secrets(spec), source.template)
+            self._save()
+
+    def snapshot(self, vmid: int, name: str, log: Log) -> None:
+        with self._lock:
+            guest = self._get(vmid)
+            guest.snapshots[name] = asdict(guest.spec)
+            self._save()
+
+    def rollback(self, vmid: int, name: str, log: Log) -> None:
+        with self._lock:
+            guest = self._get(vmid)
+            if name not in guest.snapshots:
+                raise DriverError(f"snapshot '{name}' does not exist")
+            guest.spec = _spec_from(guest.snapshots[name])
+            self._save()
+
+    def delete_snapshot(self, vmid: int, name: str, log: Log) -> None:
+        with self._lock:
+            self._get(vmid).snapshots.pop(name, None)
+            self._save()
+
+    def backup(self, vmid: int, target: Path, log: Log) -> None:
+        with self._lock:
+            guest = self._get(vmid)
+            document = {"spec": asdict(guest.spec), "template": guest.template}
+        target.write_text(json.dumps(document) + "\n", encoding="utf-8")
+        log(f"archive file size: {target.stat().st_size}B")
+
+    def restore(self, spec: GuestSpec, archive: Path, log: Log) -> None:
+        try:
+            document = json.loads(archive.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DriverError(f"unable to restore '{archive.name}': {error}") from error
+        with self._lock:
+            self._guests[spec.vmid] = Memory(_without_secrets(spec), document["template"])
+            self._save()
+
+    def resize(self, vmid: int, disk_mib: int, log: Log) -> None:
+        with self._lock:
+            guest = self._get(vmid)
+            guest.spec = replace(guest.spec, disk_mib=disk_mib)
+            self._save()
+
+    def _get(self, vmid: int) -> Memory:
+        try:
+            return self._guests[vmid]
+        except KeyError:
+            raise DriverError(f"guest {vmid} is unknown to the memory driver") from None
+
+    def _load(self) -> None:
+        if self._file.exists():
+            for key, value in json.loads(self._file.read_text(encoding="utf-8")).items():
+                self._guests[int(key)] = Memory(**{**value, "spec": _spec_from(value["spec"])})
+
+    def _save(self) -> None:
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps({str(k): asdict(v) for k, v in self._guests.items()}), encoding="utf-8")
+        os.replace(temporary, self._file)
+
+
+def _without_secrets(spec: GuestSpec) -> GuestSpec:
+    """Passwords and keys have no use here, so they are not written down."""
+    return replace(spec, password="", ssh_keys="")
