@@ -102,8 +102,6 @@ keyed_groups:
 #   |  |--redis-cache
 """
 
-from collections.abc import Mapping
-from datetime import datetime, timezone
 from os.path import dirname
 from typing import Any
 
@@ -112,8 +110,14 @@ from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.inventory import BaseInventoryPlugin, Constructable
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, StateMissingError
-from ansible_collections.nhi.core.plugins.plugin_utils.state_hosts import FIXED_GROUPS, inventory_hosts, shared_names
-from ansible_collections.nhi.core.plugins.plugin_utils.state_source import read_state, state_directory
+from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
+from ansible_collections.nhi.core.plugins.plugin_utils.state_hosts import (
+    FIXED_GROUPS,
+    InventoryHost,
+    inventory_hosts,
+    shared_names,
+)
+from ansible_collections.nhi.core.plugins.plugin_utils.state_source import read_state, shape_explained, state_directory
 
 FILE_ENDINGS = tuple(f"{lead}nhi_state.{ending}" for lead in ("/", ".") for ending in ("yml", "yaml"))
 
@@ -128,39 +132,48 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         return f"/{path}".endswith(FILE_ENDINGS) and bool(super().verify_file(path))
 
     def parse(self, inventory: InventoryData, loader: DataLoader, path: str, cache: bool = True) -> None:
-        """Read the state and add its guests; nothing is added unless all of the state could be read."""
+        """Read the state and add its guests; nothing is added unless all of the state could be used."""
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
-        now = datetime.now(timezone.utc)
         directory = self._state_directory(path)
         try:
-            document = read_state(directory, max_age=self.get_option("max_age"), now=now)
+            hosts = self._read_hosts(directory)
         except StateMissingError as error:
-            if self.get_option("missing_ok"):
-                return
-            raise AnsibleParserError(str(error)) from error
+            if not self.get_option("missing_ok"):
+                raise AnsibleParserError(str(error)) from error
         except NHIError as error:
             raise AnsibleParserError(str(error)) from error
-        self._populate(document, directory, now)
+        else:
+            self._populate(hosts, directory)
+
+    def _read_hosts(self, directory: str) -> list[InventoryHost]:
+        now = utc_now()
+        document = read_state(directory, max_age=self.get_option("max_age"), now=now)
+        with shape_explained(document):
+            for name in shared_names(document["infrastructure"]["guests"]):
+                self.display.warning(
+                    f"More than one guest is called {name!r}: in the inventory their names end in their VMID."
+                )
+            return list(
+                inventory_hosts(
+                    document,
+                    now=now,
+                    stale_after=self.get_option("stale_after"),
+                    include_templates=self.get_option("include_templates"),
+                )
+            )
 
     def _state_directory(self, path: str) -> str:
         configured, origin = self.get_option_and_origin("state_dir")
         base = "." if str(origin).startswith("env:") else dirname(path)
         return state_directory(str(self.templar.template(configured)), base)
 
-    def _populate(self, document: Mapping[str, Any], directory: str, now: datetime) -> None:
+    def _populate(self, hosts: list[InventoryHost], directory: str) -> None:
         for group in FIXED_GROUPS:
             self.inventory.add_group(group)
         self.inventory.set_variable("all", "nhi_state_dir", directory)
-        for name in shared_names(document["infrastructure"]["guests"]):
-            self.display.warning(f"More than one guest is called {name!r}: their inventory names end in their VMID.")
         composing = any(self.get_option(option) for option in ("compose", "groups", "keyed_groups"))
-        for host in inventory_hosts(
-            document,
-            now=now,
-            stale_after=self.get_option("stale_after"),
-            include_templates=self.get_option("include_templates"),
-        ):
+        for host in hosts:
             self.inventory.add_host(host.name)
             for variable, value in host.variables.items():
                 self.inventory.set_variable(host.name, variable, value)

@@ -32,6 +32,10 @@ options:
     description:
       - Name of the endpoint, for services that have several. Without it the first one of the instance is used.
     type: str
+  guest:
+    description:
+      - Only the instance on the guest of this name.
+    type: str
   allow_unhealthy:
     description:
       - Return an instance that is not healthy when no healthy one exists.
@@ -127,14 +131,14 @@ _raw:
       sample: "2026-11-23T18:00:00.123456+00:00"
 """
 
-from datetime import datetime, timezone
 from typing import Any
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 from ansible_collections.nhi.core.plugins.module_utils.endpoints import Wanted, choose_endpoint
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
-from ansible_collections.nhi.core.plugins.plugin_utils.state_source import read_state, state_directory
+from ansible_collections.nhi.core.plugins.module_utils.state_document import Document, utc_now
+from ansible_collections.nhi.core.plugins.plugin_utils.state_source import read_state, shape_explained, state_directory
 
 
 class LookupModule(LookupBase):
@@ -147,19 +151,17 @@ class LookupModule(LookupBase):
         if not services:
             raise AnsibleLookupError("nhi_endpoint needs the name of a service, such as 'redis'.")
         try:
-            document = read_state(
-                self._state_directory(), max_age=self.get_option("max_age"), now=datetime.now(timezone.utc)
-            )
-            return [
-                choose_endpoint(
-                    document["infrastructure"]["services"],
-                    Wanted(service, self.get_option("purpose"), self.get_option("endpoint")),
-                    allow_unhealthy=self.get_option("allow_unhealthy"),
-                )
-                for service in services
-            ]
+            document = read_state(self._state_directory(), max_age=self.get_option("max_age"), now=utc_now())
+            with shape_explained(document):
+                return [self._endpoint(document, service) for service in services]
         except NHIError as error:
             raise AnsibleLookupError(str(error)) from error
+
+    def _endpoint(self, document: Document, service: str) -> dict[str, Any]:
+        wanted = Wanted(service, **{option: self.get_option(option) for option in ("purpose", "endpoint", "guest")})
+        return choose_endpoint(
+            document["infrastructure"]["services"], wanted, allow_unhealthy=self.get_option("allow_unhealthy")
+        )
 
     def _service(self, term: Any) -> str:
         if not isinstance(term, str) or not term:

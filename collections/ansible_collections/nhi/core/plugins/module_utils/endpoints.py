@@ -17,11 +17,12 @@ _FRESHNESS_ORDER = ("fresh", "stale", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a client asks for; None accepts any purpose, and an instance's first endpoint."""
+    """What a client asks for; None accepts any purpose, any guest, and an instance's first endpoint."""
 
     service: str
     purpose: str | None = None
     endpoint: str | None = None
+    guest: str | None = None
 
     def __str__(self) -> str:
         words = [f"service {self.service!r}"]
@@ -29,7 +30,17 @@ class Wanted:
             words.append(f"purpose {self.purpose!r}")
         if self.endpoint is not None:
             words.append(f"endpoint {self.endpoint!r}")
+        if self.guest is not None:
+            words.append(f"guest {self.guest!r}")
         return ", ".join(words)
+
+    def accepts(self, service: Mapping[str, Any]) -> bool:
+        """Whether an instance is one of those asked for, whatever its endpoints."""
+        return (
+            service["service"] == self.service
+            and self.purpose in (None, service["purpose"])
+            and self.guest in (None, service["guest"])
+        )
 
 
 def choose_endpoint(
@@ -54,7 +65,7 @@ def choose_endpoint(
 
 def _candidates(services: Iterable[Mapping[str, Any]], wanted: Wanted) -> Iterator[dict[str, Any]]:
     for service in services:
-        if service["service"] != wanted.service or wanted.purpose not in (None, service["purpose"]):
+        if not wanted.accepts(service):
             continue
         for endpoint in service["endpoints"]:
             if wanted.endpoint in (None, endpoint["name"]):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ansible_collections.nhi.core.plugins.module_utils.state_document import age_seconds, freshness_at
+
 _NOT_IN_GROUP_NAMES = re.compile(r"[^A-Za-z0-9_]")
 _RESERVED_NAMES = frozenset({"all", "ungrouped", "localhost"})
 _COPIED_FACTS = (
@@ -44,13 +46,6 @@ class InventoryHost:
     variables: dict[str, Any]
 
 
-def age_seconds(observed_at: str | None, now: datetime) -> int | None:
-    """Whole seconds since a fact was observed; a clock that runs ahead counts as zero, never seen as None."""
-    if not observed_at:
-        return None
-    return max(0, int((now - datetime.fromisoformat(observed_at)).total_seconds()))
-
-
 def group_name(*words: str) -> str:
     """Join words to a group name that Ansible accepts and that no guest name can equal (it has an underscore)."""
     return _NOT_IN_GROUP_NAMES.sub("_", "_".join(("nhi", *words)))
@@ -59,17 +54,21 @@ def group_name(*words: str) -> str:
 def inventory_hosts(
     document: Mapping[str, Any], *, now: datetime, stale_after: int = 0, include_templates: bool = False
 ) -> Iterator[InventoryHost]:
-    """Yield every guest of the state as a host, in the order of their VMIDs."""
+    """Yield every guest of the state as a host, in the order of their VMIDs.
+
+    A guest whose facts are older than stale_after seconds counts as stale; 0 leaves that to the scan.
+    """
     infrastructure = document["infrastructure"]
     guests = [guest for guest in infrastructure["guests"] if include_templates or not guest["template"]]
     services = _services_by_vmid(infrastructure["services"])
     for guest, name in zip(guests, host_names(guests), strict=True):
-        freshness, age = _freshness(guest, now, stale_after)
+        freshness = freshness_at(guest, now, stale_after or None)
+        age = age_seconds(guest["observed_at"], now)
         offered = services.get(guest["vmid"], [])
         yield InventoryHost(
             name=name,
             groups=tuple(_groups(guest, freshness, offered)),
-            variables=_variables(guest, freshness, age, offered),
+            variables=_variables(guest, freshness, None if age is None else int(age), offered),
         )
 
 
@@ -102,18 +101,6 @@ def _services_by_vmid(services: Iterable[Mapping[str, Any]]) -> dict[int, list[s
         if service["vmid"] is not None:
             found.setdefault(service["vmid"], []).append(service["service"])
     return found
-
-
-def _freshness(guest: Mapping[str, Any], now: datetime, stale_after: int) -> tuple[str, int | None]:
-    """What the scan said of the guest, made worse when its facts have grown old since."""
-    age = age_seconds(guest["observed_at"], now)
-    freshness: str = guest["freshness"]
-    if freshness == "fresh":
-        if age is None:
-            freshness = "unknown"
-        elif stale_after and age > stale_after:
-            freshness = "stale"
-    return freshness, age
 
 
 def _groups(guest: Mapping[str, Any], freshness: str, services: Iterable[str]) -> Iterator[str]:

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from ansible_collections.nhi.core.plugins.module_utils.errors import StateTooOldError
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
-from ansible_collections.nhi.core.plugins.plugin_utils.state_hosts import age_seconds
+from ansible_collections.nhi.core.plugins.module_utils.state_document import Document, document_age_seconds
+from ansible_collections.nhi.core.plugins.module_utils.state_validation import validate_document
 
 
 def state_directory(configured: str, base: str) -> str:
@@ -19,12 +22,28 @@ def state_directory(configured: str, base: str) -> str:
     return os.path.normpath(os.path.join(os.path.abspath(base), os.path.expanduser(configured)))
 
 
-def read_state(directory: str, *, max_age: int, now: datetime) -> dict[str, Any]:
+def read_state(directory: str, *, max_age: int, now: datetime) -> Document:
     """Verified state document of a directory; StateTooOldError when it is older than max_age seconds (0 accepts any)."""
-    document = StateStore(directory).read()
-    age = age_seconds(document["meta"]["generated_at"], now)
-    if max_age and (age is None or age > max_age):
-        raise StateTooOldError(
-            f"state.json in {directory} is {age} s old and at most {max_age} s are accepted: run a scan, or raise max_age."
-        )
+    document = StateStore(directory).read().document
+    if max_age:
+        with shape_explained(document):
+            age = document_age_seconds(document, now)
+        if age > max_age:
+            raise StateTooOldError(
+                f"state.json in {directory} is {age:.0f} s old and at most {max_age} s are accepted: "
+                "run a scan, or raise max_age."
+            )
     return document
+
+
+@contextmanager
+def shape_explained(document: Any) -> Iterator[None]:
+    """Say which part of a document breaks the schema when code that relied on the schema stumbles over it.
+
+    Checking a whole document costs more than reading it, so it is done only then.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError):
+        validate_document(document)
+        raise
