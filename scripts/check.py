@@ -1,0 +1,92 @@
+"""Every check that needs no guest: linters, types, sanity, documentation, fast unit tests.
+
+Usage: check.py [all|lint|unit]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from steps import CORE, ROOT, Step, run_lanes
+
+SCRIPTS = ROOT / "scripts"
+FAST = "not lxc and not slow and not e2e"
+
+
+def shell_files() -> list[Path]:
+    """Shell scripts that are or will be committed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.sh", "activate", ".ci/run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [path for line in listed.stdout.splitlines() if (path := ROOT / line).exists()]
+
+
+def ansible_test_steps(wanted: str) -> list[Step]:
+    """The collection's own test runner; its commands share folders, so they take turns."""
+    from ansible_test._util.target.common.constants import CONTROLLER_PYTHON_VERSIONS
+
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if version not in CONTROLLER_PYTHON_VERSIONS:
+        known = ", ".join(CONTROLLER_PYTHON_VERSIONS)
+        print(f" skip  ansible-test: the pinned ansible-core tests on Python {known}, this is {version}")
+        return []
+    runner = SCRIPTS / "ansible_test.sh"
+    sanity = Step("ansible-test sanity", [runner, "sanity", "--skip-test", "shellcheck"])
+    units = Step("ansible-test units", [runner, "units"], needs=CORE / "tests/unit/plugins")
+    return {"all": [sanity, units], "lint": [sanity], "unit": [units]}[wanted]
+
+
+def lint_steps(scratch: str) -> list[Step]:
+    """Linters, types, documentation and changelog."""
+    collection_docs = ["antsibull-docs", "lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "self"]
+    return [
+        Step("ruff", ["ruff", "check"]),
+        Step("ruff format", ["ruff", "format", "--check"]),
+        Step("mypy", ["mypy"]),
+        Step("ansible-lint", ["ansible-lint", "--strict"]),
+        Step("documentation", [*collection_docs, "--skip-rstcheck", CORE]),
+        Step("changelog", ["antsibull-changelog", "lint"], cwd=CORE),
+        Step("yamllint", ["yamllint", "--strict", "."]),
+        Step("shellcheck", ["shellcheck", "-x", *shell_files()]),
+        Step("collection builds", ["ansible-galaxy", "collection", "build", CORE, "--output-path", scratch]),
+    ]
+
+
+def unit_steps() -> list[Step]:
+    """Fast tests of what is not a plugin."""
+    return [
+        Step(name, ["python", "-m", "pytest", "-q", "-m", FAST, path], needs=path)
+        for name, path in (
+            ("tests of the lab", ROOT / "lab/tests"),
+            ("tests of the services", CORE / "services/tests"),
+            ("tests of the repository", ROOT / "tests"),
+        )
+    ]
+
+
+def main(wanted: str = "all") -> int:
+    """Run the wanted checks and say how many failed."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="nhi-check-") as scratch:
+        other = {
+            "all": [*lint_steps(scratch), *unit_steps()],
+            "lint": lint_steps(scratch),
+            "unit": unit_steps(),
+        }[wanted]
+        results = run_lanes([lane for lane in (ansible_test_steps(wanted), other) if lane])
+    failed = [result.step.name for result in results if result.failed]
+    seconds = time.monotonic() - started
+    print(f"{len(results) - len(failed)} checks passed, {len(failed)} failed in {seconds:.0f} s", ", ".join(failed))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))
