@@ -16,7 +16,6 @@ Readers take no lock and need no write permission.
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import re
@@ -105,7 +104,7 @@ class StateStore:
     def _verified(self) -> tuple[Path, bytes, str]:
         deadline = time.monotonic() + self._patience
         while True:
-            expected = self._expected_checksum()
+            expected = self.recorded_checksum()
             published = read_if_exists(self.path)
             if expected is None and published is None:
                 raise StateMissingError(f"There is no {self.path} yet: {_SCAN_HINT}.")
@@ -117,7 +116,8 @@ class StateStore:
                 raise self._mismatch(published is None, expected)
             time.sleep(_REREAD_PAUSE_SECONDS)
 
-    def _expected_checksum(self) -> str | None:
+    def recorded_checksum(self) -> str | None:
+        """What state.json.checksum says: None without that file, empty when it is not a checksum."""
         raw = read_if_exists(self._checksum)
         if raw is None:
             return None
@@ -149,8 +149,9 @@ class StateStore:
                 validate_document(document, current.document if current else None)
                 new = stamped(document, current.revision + 1 if current else 1, self._graph())
                 raw = canonical_bytes(new)
-                self._publish(raw)
-        return StateSnapshot(new, checksum_of(raw), self.path)
+                checksum = checksum_of(raw)
+                self._publish(raw, checksum)
+        return StateSnapshot(new, checksum, self.path)
 
     def update(
         self,
@@ -161,12 +162,12 @@ class StateStore:
     ) -> StateSnapshot:
         """Read, change, write; start over when somebody else wrote in between.
 
-        change gets a copy of the current document (None before the first scan) and returns the new one. It may be
-        called several times.
+        change gets the current document (None before the first scan), may alter it, and returns the new one. It may
+        be called several times, each time with a document just read.
         """
         for attempt in range(1, attempts + 1):
             current = self.read_or_none()
-            document = change(copy.deepcopy(current.document) if current else None)
+            document = change(current.document if current else None)
             try:
                 return self.write(document, expected_checksum=current.checksum if current else None)
             except ConflictError:
@@ -175,28 +176,32 @@ class StateStore:
                 sleep(random.uniform(*_BACK_OFF_SECONDS))  # noqa: S311 -- spreads retries, hides nothing
         raise ValueError("attempts must be at least 1")
 
-    def needs_new_checksum(self) -> bool:
-        """True when state.json was edited by hand (or lost its checksum) and is a valid document as it is.
+    def edited(self) -> StateSnapshot | None:
+        """What regenerate_checksum would accept: a valid state.json that was edited by hand, or lost its checksum.
 
-        A complete write that was not yet published wins over the file it was going to replace: then nothing is needed.
+        None when nothing is to be accepted. A complete write that was not yet published wins over the file it was
+        going to replace.
         """
         with self._reported("read"):
             try:
                 self._verified()
             except StateCorruptError:
-                validate_document(_parsed(self.path.read_bytes(), self.path))
-                return True
-            return False
+                raw = self.path.read_bytes()
+                document = _parsed(raw, self.path)
+                validate_document(document)
+                return StateSnapshot(document, checksum_of(raw), self.path)
+            return None
 
     def regenerate_checksum(self) -> bool:
         """Accept state.json as it is, if it is a valid document; True when its checksum had to be replaced."""
-        if not self.needs_new_checksum():
+        if self.edited() is None:
             return False
         with self._reported("written"), self._locked("regenerate the checksum"):
-            if not self.needs_new_checksum():
+            edited = self.edited()
+            if edited is None:
                 return False
             sync_file(self.path)
-            self._prepare_checksum(self.path.read_bytes())
+            self._prepare_checksum(edited.checksum)
             self._new_checksum.replace(self._checksum)
             sync_directory(self.directory)
         return True
@@ -214,14 +219,14 @@ class StateStore:
             sync_directory(self.directory)
         return StateSnapshot(_parsed(raw, self.path), checksum, self.path)
 
-    def _publish(self, raw: bytes) -> None:
+    def _publish(self, raw: bytes, checksum: str) -> None:
         try:
             write_new(self._temporary, raw)
-            self._prepare_checksum(raw)
+            self._prepare_checksum(checksum)
             self._new_checksum.replace(self._checksum)
         except BaseException:
             # The failure of a rename is not always the truth (NFS): never discard what the checksum names.
-            if self._expected_checksum() != checksum_of(raw):
+            if self.recorded_checksum() != checksum:
                 discard(self._temporary, self._new_checksum)
             raise
         try:
@@ -234,8 +239,8 @@ class StateStore:
                 "The next write finishes it."
             ) from error
 
-    def _prepare_checksum(self, raw: bytes) -> None:
-        write_new(self._new_checksum, f"{checksum_of(raw)}  {STATE_NAME}\n".encode())
+    def _prepare_checksum(self, checksum: str) -> None:
+        write_new(self._new_checksum, f"{checksum}  {STATE_NAME}\n".encode())
         sync_directory(self.directory)
 
     def _graph(self) -> Any:

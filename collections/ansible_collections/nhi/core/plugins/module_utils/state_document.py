@@ -171,6 +171,12 @@ def as_stale(item: Mapping[str, Any]) -> Item:
     return stale
 
 
+def counts(document: Mapping[str, Any]) -> dict[str, int]:
+    """How many of each thing the document holds."""
+    infrastructure = document["infrastructure"]
+    return {**{name: len(infrastructure[name]) for name, _unique, _keys in _LISTS}, "alerts": len(document["alerts"])}
+
+
 def find_guest(document: Mapping[str, Any], key: str | int) -> Item | None:
     """The guest with this VMID (int) or name (str); names are not unique in Proxmox VE, so two matches are an error."""
     guests = document["infrastructure"]["guests"]

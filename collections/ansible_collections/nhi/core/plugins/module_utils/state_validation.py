@@ -56,7 +56,7 @@ def validate_document(document: Any, previous: Any = None) -> None:
 
 def _part_errors(path: Path, value: Any, schema: Schema) -> Iterator[str]:
     try:
-        from jsonschema import Draft202012Validator  # noqa: PLC0415 -- costs 80 ms, and a warm scan does without
+        from jsonschema import Draft202012Validator
     except ImportError as error:
         raise StateError(
             "Checking state.json needs the Python library jsonschema, which is not installed: pip install jsonschema."
@@ -68,12 +68,18 @@ def _part_errors(path: Path, value: Any, schema: Schema) -> Iterator[str]:
 
 def _unproven(path: Path, new: Any, old: Any, schema: Schema) -> Iterator[Part]:
     """The parts of new that a valid old does not vouch for."""
-    if isinstance(new, dict) and isinstance(old, dict) and new.keys() == old.keys():
+    if isinstance(new, dict) and isinstance(old, dict) and _has_members_of(new, old, schema):
         yield from _unproven_members(path, new, old, schema)
     elif isinstance(new, list) and isinstance(old, list) and schema.keys() <= {"type", "items"}:
         yield from _unproven_items(path, new, old, schema.get("items", {}))
     elif not _is_allowed_scalar(new, schema):
         yield path, new, schema
+
+
+def _has_members_of(new: dict[str, Any], old: dict[str, Any], schema: Schema) -> bool:
+    if schema.get("additionalProperties") is False and new.keys() != schema["properties"].keys():
+        return False
+    return new.keys() == old.keys()
 
 
 def _unproven_members(path: Path, new: dict[str, Any], old: dict[str, Any], schema: Schema) -> Iterator[Part]:
