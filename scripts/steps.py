@@ -46,13 +46,13 @@ class Result:
 def environment(extra: dict[str, str]) -> dict[str, str]:
     """The caller's environment with this checkout's tools first and without what changes how they behave.
 
-    A CA bundle named for `requests` overrides verify=False and Ansible's variables override ansible.cfg.
+    A CA bundle named for `requests` overrides verify=False, Ansible's variables override ansible.cfg, and those of
+    a lab that is up would lead tests to it.
     """
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") and not name.startswith(("ANSIBLE_", "PROXMOX_"))
-    }
+    overriding = ("ANSIBLE_", "PROXMOX_", "NHI_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(overriding)}
+    kept = {name: value for name, value in kept.items() if name not in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")}
+    kept["NHI_CACHE"] = os.environ["NHI_CACHE"]
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
     kept["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
     return {**kept, **extra}
