@@ -12,20 +12,21 @@ version_added: "0.1.0"
 author:
   - NHI contributors (@nhi-lab)
 description:
-  - Makes a host of every guest that the last scan saw, with its address, its facts and groups by type, node, status, tag,
-    pool and service.
-  - Reads C(state.json) and its checksum from a directory. It never asks the Proxmox VE API, so it works while the API is
-    down, and what it shows is exactly as old as the state.
+  - Makes a host of every guest that the last scan saw, with its address, its facts and groups by type, node, status,
+    tag, pool and service.
+  - Reads C(state.json) and its checksum from a directory. It never asks the Proxmox VE API, so it works while the API
+    is down, and what it shows is exactly as old as the state.
   - Not for a lab that is never scanned. M(nhi.core.nhi_state_scan) writes the state.
 extends_documentation_fragment:
   - ansible.builtin.constructed
 notes:
-  - The inventory file must be named C(nhi_state.yml), C(nhi_state.yaml), or end in C(.nhi_state.yml) or C(.nhi_state.yaml).
+  - The inventory file must be named C(nhi_state.yml) or C(nhi_state.yaml), or end in C(.nhi_state.yml) or
+    C(.nhi_state.yaml).
   - There is no cache. C(state.json) is the cache, and a copy of it would be neither verified nor as fresh.
-    C(meta: refresh_inventory) reads it again, for instance after a scan.
+    The task C(meta) with C(refresh_inventory) reads it again, for instance after a scan.
   - Strings that come from the state are never evaluated as templates.
-  - A guest whose name is shared with another guest, is missing, or is C(all), C(ungrouped) or C(localhost) is called by its
-    name and VMID, such as C(web-105), so that a name never reaches the wrong guest.
+  - A guest whose name is shared with another guest, is missing, or is C(all), C(ungrouped) or C(localhost) is called by
+    its name and VMID, such as C(web-105), so that a name never reaches the wrong guest.
   - The group variables of C(all) gain C(nhi_state_dir), which P(nhi.core.nhi_endpoint#lookup) reads.
 options:
   plugin:
@@ -36,8 +37,8 @@ options:
     choices: [nhi_state, nhi.core.nhi_state]
   state_dir:
     description:
-      - Directory of C(state.json), relative to the inventory file. A relative path from the environment is relative to the
-        working directory.
+      - Directory of C(state.json), relative to the inventory file. A relative path from the environment is relative to
+        the working directory.
       - May be a template.
     type: str
     default: ../infrastructure
@@ -102,7 +103,7 @@ keyed_groups:
 #   |  |--redis-cache
 """
 
-from os.path import dirname
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleParserError
@@ -134,7 +135,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
     def parse(self, inventory: InventoryData, loader: DataLoader, path: str, cache: bool = True) -> None:
         """Read the state and add its guests; nothing is added unless all of the state could be used."""
         super().parse(inventory, loader, path, cache)
-        self._read_config_data(path)
+        self._refuse_unknown_options(self._read_config_data(path), path)
         directory = self._state_directory(path)
         try:
             hosts = self._read_hosts(directory)
@@ -146,14 +147,18 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         else:
             self._populate(hosts, directory)
 
+    def _refuse_unknown_options(self, config: dict[str, Any], path: str) -> None:
+        """Ansible ignores a misspelt option; a limit that silently does not apply is worse than an error."""
+        unknown = sorted(set(config) - set(self.option_definitions))
+        if unknown:
+            raise AnsibleParserError(f"{path} has options that nhi_state does not know: {', '.join(unknown)}.")
+
     def _read_hosts(self, directory: str) -> list[InventoryHost]:
         now = utc_now()
         document = read_state(directory, max_age=self.get_option("max_age"), now=now)
         with shape_explained(document):
             for name in shared_names(document["infrastructure"]["guests"]):
-                self.display.warning(
-                    f"More than one guest is called {name!r}: in the inventory their names end in their VMID."
-                )
+                self.display.warning(f"More than one guest is called {name!r}: here their names end in their VMID.")
             return list(
                 inventory_hosts(
                     document,
@@ -165,7 +170,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
 
     def _state_directory(self, path: str) -> str:
         configured, origin = self.get_option_and_origin("state_dir")
-        base = "." if str(origin).startswith("env:") else dirname(path)
+        base = Path() if str(origin).startswith("env:") else Path(path).parent
         return state_directory(str(self.templar.template(configured)), base)
 
     def _populate(self, hosts: list[InventoryHost], directory: str) -> None:

@@ -14,8 +14,8 @@ author:
 description:
   - Finds an instance of a service in the verified C(state.json) and returns its host, port and URL, so that no playbook
     needs to know an address.
-  - Healthy instances come before others, fresh ones before stale ones, then the lowest VMID. The same state always gives
-    the same answer.
+  - Healthy instances come before others, fresh ones before stale ones, then the lowest VMID. The same state always
+    gives the same answer.
   - Health is what the last scan saw. The look-up connects to nothing.
 options:
   _terms:

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.nhi.core.plugins.module_utils.errors import StateTooOldError
@@ -17,13 +17,13 @@ from ansible_collections.nhi.core.plugins.module_utils.state_document import Doc
 from ansible_collections.nhi.core.plugins.module_utils.state_validation import validate_document
 
 
-def state_directory(configured: str, base: str) -> str:
+def state_directory(configured: str, base: str | Path) -> str:
     """Absolute path of a state directory that was given relative to base, or with a tilde."""
-    return os.path.normpath(os.path.join(os.path.abspath(base), os.path.expanduser(configured)))
+    return str(Path(base, Path(configured).expanduser()).resolve())
 
 
 def read_state(directory: str, *, max_age: int, now: datetime) -> Document:
-    """Verified state document of a directory; StateTooOldError when it is older than max_age seconds (0 accepts any)."""
+    """Verified state document of a directory; StateTooOldError when older than max_age seconds (0 accepts any age)."""
     document = StateStore(directory).read().document
     if max_age:
         with shape_explained(document):
