@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible import constants as C
+from ansible import constants
 from ansible.plugins.doc_fragments import constructed
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.plugins.module_utils.state_document import (
@@ -118,7 +118,7 @@ def as_loaded(plugin: Any, kind: str, name: str, documentation: str) -> Any:
     options = yaml.safe_load(documentation)["options"]
     if "ansible.builtin.constructed" in documentation:
         options |= yaml.safe_load(constructed.ModuleDocFragment.DOCUMENTATION)["options"]
-    C.config.initialize_plugin_configuration_definitions(kind, name, options)
+    constants.config.initialize_plugin_configuration_definitions(kind, name, options)
     plugin._load_name = name
     plugin._redirected_names = [name]
     return plugin

@@ -155,7 +155,7 @@ def test_a_corrupt_state_adds_no_host_and_says_what_to_do(tmp_path: Path, read: 
 def test_a_state_from_a_newer_nhi_is_refused(tmp_path: Path, read: Read) -> None:
     rewrite(tmp_path / "state", lambda state: state["meta"].update(schema_version=99))
 
-    with pytest.raises(AnsibleParserError, match="has schema version 99.*upgrade"):
+    with pytest.raises(AnsibleParserError, match=r"has schema version 99.*upgrade"):
         read()
 
 

@@ -55,7 +55,7 @@ def test_what_can_not_be_found_is_one_line_that_names_what_exists(state_dir: str
 
 
 def test_an_unhealthy_instance_is_refused_by_default(state_dir: str) -> None:
-    with pytest.raises(AnsibleLookupError, match="postgresql-102 .* is unhealthy"):
+    with pytest.raises(AnsibleLookupError, match=r"postgresql-102 .* is unhealthy"):
         look_up("postgresql", state_dir=state_dir)
 
 

@@ -67,7 +67,7 @@ def test_an_unknown_purpose_is_answered_with_the_instances_that_exist() -> None:
 
 
 def test_an_empty_state_says_what_to_do() -> None:
-    with pytest.raises(EndpointError, match="has no services. Create one, or scan again"):
+    with pytest.raises(EndpointError, match=r"has no services\. Create one, or scan again"):
         choose_endpoint([], Wanted("redis"))
 
 

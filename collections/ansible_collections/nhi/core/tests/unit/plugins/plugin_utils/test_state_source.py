@@ -52,4 +52,4 @@ def test_code_that_stumbles_over_a_wrong_shape_says_what_is_wrong() -> None:
 
 def test_an_error_in_the_code_itself_is_not_blamed_on_the_state() -> None:
     with pytest.raises(KeyError), shape_explained(document([guest(105)])):
-        _ = {}["name"]
+        _ = dict[str, str]()["name"]
