@@ -130,18 +130,20 @@ class FileLock:
         _OPEN.add(self)
         try:
             self._wait(self._descriptor)
+            self._held = True
+            self._describe(self._descriptor)
         except BaseException:
             self.forget()
             raise
-        self._held = True
-        self._describe(self._descriptor)
 
     def release(self) -> None:
         """Give the lock back; the file stays, without a name in it."""
-        if self._held and self._descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, 0)
-        self.forget()
+        try:
+            if self._held and self._descriptor is not None:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, 0)
+        finally:
+            self.forget()
 
     def forget(self) -> None:
         """Close the descriptor; in a forked child this leaves the parent's lock alone."""
@@ -161,16 +163,24 @@ class FileLock:
 
     def _open(self) -> int:
         try:
-            try:
-                return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except PermissionError:
-                # Another user made the file. flock needs no write permission, only our name stays out of it.
-                return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise NHIError(
-                f"The lock {self.path} can not be opened: {explain(error)}. "
-                "Check that the directory exists and that this user may write to it."
-            ) from error
+            if isinstance(error, PermissionError) and self.path.exists():
+                return self._open_of_other_user()
+            raise self._unusable(error) from error
+
+    def _open_of_other_user(self) -> int:
+        # flock needs no write permission; only our name stays out of the file.
+        try:
+            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> NHIError:
+        return NHIError(
+            f"The lock {self.path} can not be opened: {explain(error)}. "
+            "Check that the directory exists and that this user may write to it."
+        )
 
     def _wait(self, descriptor: int) -> None:
         deadline = time.monotonic() + self._timeout

@@ -101,10 +101,15 @@ class StateStore:
         validate_document(snapshot.document)
         return snapshot
 
+    def recorded_checksum(self) -> str | None:
+        """What state.json.checksum says: None without that file, empty when it holds no checksum."""
+        with self._reported("read"):
+            return self._recorded()
+
     def _verified(self) -> tuple[Path, bytes, str]:
         deadline = time.monotonic() + self._patience
         while True:
-            expected = self.recorded_checksum()
+            expected = self._recorded()
             published = read_if_exists(self.path)
             if expected is None and published is None:
                 raise StateMissingError(f"There is no {self.path} yet: {_SCAN_HINT}.")
@@ -116,8 +121,7 @@ class StateStore:
                 raise self._mismatch(published is None, expected)
             time.sleep(_REREAD_PAUSE_SECONDS)
 
-    def recorded_checksum(self) -> str | None:
-        """What state.json.checksum says: None without that file, empty when it is not a checksum."""
+    def _recorded(self) -> str | None:
         raw = read_if_exists(self._checksum)
         if raw is None:
             return None
@@ -226,7 +230,7 @@ class StateStore:
             self._new_checksum.replace(self._checksum)
         except BaseException:
             # The failure of a rename is not always the truth (NFS): never discard what the checksum names.
-            if self.recorded_checksum() != checksum:
+            if self._recorded() != checksum:
                 discard(self._temporary, self._new_checksum)
             raise
         try:
