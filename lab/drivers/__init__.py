@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +17,18 @@ class DriverSettings:
     directory: Path  # the driver's own; made by it
     subnet: str = "10.86.0.0/24"
     bridge: str = "nhilab0"
+    cache: Path = Path("/var/cache/nhi-lab")  # shared by the labs of this host: container templates
+    nameserver: str = ""  # for guests; empty: the host's
 
 
 def choose(name: str) -> tuple[str, str]:
     """The driver that `auto` means here, and why."""
     if name != "auto":
         return name, "as asked"
-    if not sys.platform.startswith("linux"):
-        return "memory", "real containers need Linux"
-    if os.geteuid() != 0:
-        return "memory", "real containers need root"
-    if not shutil.which("lxc-start"):
-        return "memory", "real containers need the package lxc"
-    return "lxc", "root on Linux with lxc"
+    from lab.drivers.lxc_host import why_unusable
+
+    reason = why_unusable()
+    return ("memory", reason) if reason else ("lxc", "root on Linux with lxc")
 
 
 def make(name: str, settings: DriverSettings) -> Driver:
