@@ -65,6 +65,10 @@ class PreflightError(NHIError):
     """A change was refused before anything was done."""
 
 
+class GuestChangeError(NHIError):
+    """A change of a guest failed half-way; the message says what was undone and what could not be."""
+
+
 class ProxmoxError(NHIError):
     """The Proxmox VE API refused or could not answer.
 
@@ -98,6 +102,9 @@ class AuthenticationError(ProxmoxError):
 
 class PermissionDeniedError(ProxmoxError):
     """403: the token lacks a privilege; the message names privilege and path."""
+
+    privilege: str = ""
+    acl_path: str = ""
 
 
 class ParameterError(ProxmoxError):

@@ -1,0 +1,182 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a wish to its fulfilment: read, plan, refuse or show, reserve, act, report."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Any
+
+from .errors import AlreadyExistsError, NHIError, PreflightError
+from .graph import DependencyGraph
+from .guest import Found, GuestPlan, Impact, assess_impact, guest_facts, plan_absent, plan_create, plan_existing
+from .guest_addresses import TakenAddresses, taken_addresses
+from .guest_apply import GuestChange
+from .guest_reader import Api, Cluster, find_row, live_address, read_cluster, read_guest
+from .guest_site import Allocator, Site, choose_site
+from .guest_spec import Wanted
+from .guest_wait import Patience
+from .interrupts import Interrupts
+from .reservations import AppearedMeanwhileError, Choice, Reservations
+
+_LOOKS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What does not describe the guest but the run."""
+
+    state_dir: Path
+    check_mode: bool = False
+    graph: DependencyGraph | None = None
+    brain_vmid: int = 100
+    confirm: str | None = None
+    allow_impact: bool = False
+    patience: Patience = field(default_factory=Patience)
+
+
+@dataclass
+class Outcome:
+    """What was done, or in check mode would be."""
+
+    plan: GuestPlan
+    vm: dict[str, Any] | None
+    operation: str
+
+
+class GuestManager:
+    """Brings one guest into the wanted state."""
+
+    def __init__(self, api: Api, wanted: Wanted, settings: Settings) -> None:
+        self._api = api
+        self._wanted = wanted
+        self._settings = settings
+        self._operation = f"op-{uuid.uuid4().hex[:12]}"
+        self._reservations = Reservations(settings.state_dir)
+        self._interrupts = Interrupts()
+
+    def run(self) -> Outcome:
+        """Look, plan and, outside check mode, act; a signal on the way is an error like any other."""
+        with self._interrupts:
+            for _ in range(_LOOKS - 1):
+                try:
+                    return self._once()
+                except AppearedMeanwhileError:
+                    continue
+            return self._once()
+
+    def _once(self) -> Outcome:
+        cluster = read_cluster(self._api)
+        row = find_row(cluster, self._wanted)
+        if row is not None:
+            found = read_guest(self._api, row)
+            return self._destroy(cluster, found) if self._wanted.state == "absent" else self._change(cluster, found)
+        if self._wanted.state == "absent":
+            return Outcome(GuestPlan(), None, self._operation)
+        if not self._wanted.creates:
+            raise PreflightError(
+                f"{self._wanted.name} does not exist and can not be {self._wanted.state}: create it with state: started"
+            )
+        return self._create(cluster)
+
+    # A guest that is there
+
+    def _destroy(self, cluster: Cluster, found: Found) -> Outcome:
+        settings = self._settings
+        plan = plan_absent(
+            self._wanted, found, self._impact(cluster, found),
+            brain_vmid=settings.brain_vmid, confirm=settings.confirm, allow_impact=settings.allow_impact,
+        )  # fmt: skip
+        if settings.check_mode:
+            return Outcome(plan, None, self._operation)
+        plan.refuse_if_failed()
+        self._changer().destroy(plan, found)
+        self._reservations.forget(found.name, found.vmid)
+        return Outcome(plan, None, self._operation)
+
+    def _change(self, cluster: Cluster, found: Found) -> Outcome:
+        plan = plan_existing(self._wanted, found, self._impact(cluster, found))
+        if "network.ip" in plan.after:
+            self._refuse_taken_address(cluster, found, plan)
+        if self._settings.check_mode:
+            facts = self._facts(found)
+            return Outcome(plan, {k: plan.after.get(k, v) for k, v in facts.items()}, self._operation)
+        plan.refuse_if_failed()
+        address = None
+        if plan.changed:
+            address = self._changer().change(plan, found)
+            found = read_guest(
+                self._api, {"type": found.type, "node": found.node, "vmid": found.vmid, "pool": found.pool}
+            )
+        return Outcome(plan, self._facts(found, address), self._operation)
+
+    def _refuse_taken_address(self, cluster: Cluster, found: Found, plan: GuestPlan) -> None:
+        others = Cluster([r for r in cluster.rows if r.get("vmid") != found.vmid], cluster.read_at)
+        taken = taken_addresses(self._api, others, self._settings.state_dir)
+        plan.warnings += taken.warnings
+        wish = self._wanted.network.ip
+        owner = taken.owners.get(wish.ip) if isinstance(wish, IPv4Interface) else None
+        if owner and not owner.startswith(f"{found.vmid} "):
+            raise PreflightError(f"{wish} belongs to {owner}: choose another network.ip for {found.label}")
+
+    def _impact(self, cluster: Cluster, found: Found) -> Impact:
+        return assess_impact(self._settings.graph, found, cluster.running())
+
+    def _facts(self, found: Found, address: str | None = None) -> dict[str, Any]:
+        facts = guest_facts(found)
+        if facts["address"] is None and found.running:
+            facts["address"] = address or live_address(self._api, found)
+        return facts
+
+    # A guest that is not there yet
+
+    def _create(self, cluster: Cluster) -> Outcome:
+        site = choose_site(self._api, cluster, self._wanted)
+        taken = TakenAddresses()
+        if self._wanted.network.ip not in (None, "dhcp"):
+            taken = taken_addresses(self._api, cluster, self._settings.state_dir)
+        allocator = Allocator(self._api, self._wanted, cluster, taken)
+        if self._settings.check_mode:
+            choice = allocator.settle(lambda choose: choose(self._reservations.peek()))
+            plan = self._creation_plan(site, allocator, choice, taken)
+            return Outcome(plan, plan.after, self._operation)
+        try:
+            return self._create_now(cluster, site, allocator, taken)
+        except BaseException:
+            self._interrupts.mute()
+            # What stays behind when this fails too is marked as abandoned by our own end.
+            with contextlib.suppress(NHIError):
+                self._reservations.release(self._operation)
+            raise
+
+    def _create_now(self, cluster: Cluster, site: Site, allocator: Allocator, taken: TakenAddresses) -> Outcome:
+        while True:
+            choice = allocator.settle(
+                lambda choose: self._reservations.reserve(self._operation, self._wanted.name, cluster.read_at, choose)
+            )
+            plan = self._creation_plan(site, allocator, choice, taken)
+            place = site.placement(choice, allocator.interface(choice))
+            try:
+                address = self._changer().create(plan, place)
+            except AlreadyExistsError:
+                allocator.vmid_taken(choice.vmid)
+                continue
+            break
+        self._interrupts.mute()  # the guest is complete: what is left is to say so
+        self._reservations.keep(self._operation)
+        row = {"type": self._wanted.type or "lxc", "node": place.node, "vmid": place.vmid, "pool": self._wanted.pool}
+        return Outcome(plan, self._facts(read_guest(self._api, row), address), self._operation)
+
+    def _creation_plan(self, site: Site, allocator: Allocator, choice: Choice, taken: TakenAddresses) -> GuestPlan:
+        plan = plan_create(self._wanted, site.placement(choice, allocator.interface(choice)))
+        plan.checks = list(site.checks)
+        plan.warnings = list(taken.warnings)
+        return plan
+
+    def _changer(self) -> GuestChange:
+        return GuestChange(self._api, self._wanted, self._operation, self._interrupts, self._settings.patience)

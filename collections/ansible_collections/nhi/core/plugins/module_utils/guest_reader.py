@@ -1,0 +1,219 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything a guest plan needs to know, read from the live API: only GETs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from typing import Any, Protocol
+
+from .addresses import (
+    agent_addresses,
+    config_addresses,
+    guest_nics,
+    interface_addresses,
+    merge_addresses,
+    primary_address,
+)
+from .errors import (
+    AlreadyExistsError,
+    NotFoundError,
+    ParameterError,
+    PermissionDeniedError,
+    PreflightError,
+    ProxmoxError,
+    UnreachableError,
+)
+from .guest import Found
+from .guest_config import fixed_address, flag
+from .guest_spec import KINDS, LXC, Wanted
+from .proxmox_tasks import TaskResult
+
+Row = Mapping[str, Any]
+# pvedaemon has three workers a node, and others want to work too.
+_PARALLEL_READS = 4
+
+
+class Api(Protocol):
+    """The calls of ProxmoxClient that guests need."""
+
+    def get(self, path: Any, params: Mapping[str, Any] | None = None) -> Any: ...
+
+    def post(self, path: Any, data: Mapping[str, Any] | None = None) -> Any: ...
+
+    def put(self, path: Any, data: Mapping[str, Any] | None = None) -> Any: ...
+
+    def delete(self, path: Any, params: Mapping[str, Any] | None = None) -> Any: ...
+
+    def wait_task(self, upid: str, timeout_seconds: float = ...) -> TaskResult: ...
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One reading of /cluster/resources; guests that were too new to have a name have got it."""
+
+    rows: Sequence[Row]
+    read_at: datetime
+
+    @property
+    def guests(self) -> list[Row]:
+        """Every guest this token may see."""
+        return [r for r in self.rows if r.get("type") in KINDS]
+
+    def running(self) -> dict[str, bool]:
+        """Whether each guest runs, as far as the cluster knows; by name."""
+        found: dict[str, bool] = {}
+        for row in self.guests:
+            name = str(row.get("name", row["vmid"]))
+            # "unknown" (a node that does not report) counts as running.
+            found[name] = found.get(name, False) or row.get("status") != "stopped"
+        return found
+
+
+def guest_path(kind: str, node: str, vmid: int, *parts: str) -> tuple[str, ...]:
+    """API path of a guest."""
+    return ("nodes", node, kind, str(vmid), *parts)
+
+
+def read_cluster(api: Api) -> Cluster:
+    """All guests, nodes and storages in one call, plus one call for each guest without a name yet."""
+    read_at = datetime.now(UTC)
+    rows = [dict(r) for r in api.get("/cluster/resources")]
+    for row in rows:
+        if row.get("type") in KINDS and not row.get("name"):
+            _name_row(api, row)
+    return Cluster(rows, read_at)
+
+
+def _name_row(api: Api, row: dict[str, Any]) -> None:
+    """Names travel with the statistics, up to 10 s late; the configuration has them at once."""
+    try:
+        config = api.get(guest_path(row["type"], row["node"], row["vmid"], "config"))
+    except (NotFoundError, PermissionDeniedError, UnreachableError):
+        return
+    row["name"] = config.get("hostname") or config.get("name") or ""
+
+
+def find_row(cluster: Cluster, wanted: Wanted) -> Row | None:
+    """The one guest that is meant; PreflightError when that is not certain."""
+    named = [r for r in cluster.guests if r.get("name") == wanted.name]
+    if wanted.vmid is not None:
+        holder = next((r for r in cluster.guests if r["vmid"] == wanted.vmid), None)
+        if holder is not None and holder.get("name") != wanted.name:
+            raise PreflightError(
+                f"VMID {wanted.vmid} is {_label(holder)}, not {wanted.name}: correct vmid or name, or leave vmid out"
+            )
+        if holder is None and named:
+            raise PreflightError(
+                f"{wanted.name} is {_label(named[0])}, not VMID {wanted.vmid}: correct vmid or leave it out"
+            )
+        return holder
+    if len(named) > 1:
+        both = " and ".join(_label(r) for r in sorted(named, key=lambda r: int(r["vmid"])))
+        raise PreflightError(f"{wanted.name} could be {both}: set vmid to say which one, or rename one of them")
+    return named[0] if named else None
+
+
+def _label(row: Row) -> str:
+    return f"{KINDS[row['type']]} {row['vmid']} {row.get('name') or '(no name yet)'} on {row['node']}"
+
+
+def read_guest(api: Api, row: Row) -> Found:
+    """The guest as it is right now: what /cluster/resources says of it may be ten seconds old."""
+    kind, node, vmid = str(row["type"]), str(row["node"]), int(row["vmid"])
+    config = api.get(guest_path(kind, node, vmid, "config"))
+    status = api.get(guest_path(kind, node, vmid, "status", "current"))
+    return Found(
+        vmid=vmid,
+        type=kind,
+        node=node,
+        name=str(config.get("hostname" if kind == LXC else "name") or row.get("name") or ""),
+        running=status.get("status") == "running",
+        config=config,
+        pool=row.get("pool") or None,
+        lock=config.get("lock") or status.get("lock") or None,
+    )
+
+
+def vmid_is_free(api: Api, vmid: int) -> bool:
+    """Whether no guest has the VMID, also none that this token can not see: nextid needs no privilege."""
+    try:
+        api.get("/cluster/nextid", {"vmid": vmid})
+    except (AlreadyExistsError, ParameterError):
+        return False
+    return True
+
+
+def storages(api: Api, node: str) -> list[Row]:
+    """Storages of a node that this token may use."""
+    return list(api.get(("nodes", node, "storage")))
+
+
+def template_volumes(api: Api, node: str, rows: Iterable[Row]) -> list[str]:
+    """Volume ids of all container templates of a node."""
+    found: list[str] = []
+    for row in rows:
+        usable = "vztmpl" in str(row.get("content") or "").split(",") and flag(row.get("active", 1))
+        if usable and flag(row.get("enabled", 1)):
+            content = api.get(("nodes", node, "storage", str(row["storage"]), "content"), {"content": "vztmpl"})
+            found.extend(str(v["volid"]) for v in content)
+    return found
+
+
+def bridges(api: Api, node: str) -> list[Row]:
+    """Bridges of a node that this token may use."""
+    return list(api.get(("nodes", node, "network"), {"type": "any_bridge"}))
+
+
+def configured_addresses(api: Api, guests: Sequence[Row]) -> tuple[dict[IPv4Address, str], list[str]]:
+    """Fixed addresses of guests with who has them, and the names of guests whose configuration could not be read."""
+
+    def one(row: Row) -> Mapping[str, Any] | None:
+        try:
+            config: Mapping[str, Any] = api.get(guest_path(row["type"], row["node"], row["vmid"], "config"))
+        except NotFoundError:
+            return {}  # destroyed since the cluster was read
+        except (PermissionDeniedError, UnreachableError):
+            return None
+        return config
+
+    taken: dict[IPv4Address, str] = {}
+    unread: list[str] = []
+    with ThreadPoolExecutor(_PARALLEL_READS) as threads:
+        for row, config in zip(guests, threads.map(one, guests), strict=True):
+            if config is None:
+                unread.append(_label(row))
+                continue
+            for record in config_addresses(guest_nics(str(row["type"]), config)):
+                if record["family"] == "ipv4":
+                    taken[IPv4Address(record["address"])] = _label(row)
+    return taken, unread
+
+
+def reported_addresses(api: Api, found: Found) -> list[dict[str, Any]]:
+    """IPv4 address records a running guest reports of itself; empty while it can not say."""
+    try:
+        if found.type == LXC:
+            records = interface_addresses(api.get(guest_path(LXC, found.node, found.vmid, "interfaces")))
+        else:
+            answer = api.get(guest_path(found.type, found.node, found.vmid, "agent", "network-get-interfaces"))
+            records = agent_addresses(answer)
+    except (PermissionDeniedError, UnreachableError):
+        raise
+    except ProxmoxError:
+        return []  # no agent yet, or the guest is on its way up or down
+    return [r for r in merge_addresses(records) if r["family"] == "ipv4"]
+
+
+def live_address(api: Api, found: Found) -> str | None:
+    """Where a running guest can be reached: its fixed address once it is up, else the first one it reports."""
+    records = reported_addresses(api, found)
+    fixed = fixed_address(found.config, found.type)
+    if fixed is not None:
+        return str(fixed.ip) if any(r["address"] == str(fixed.ip) for r in records) else None
+    return primary_address(records, guest_nics(found.type, found.config))

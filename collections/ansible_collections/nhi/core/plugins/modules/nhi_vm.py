@@ -1,0 +1,419 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: nhi_vm
+short_description: Create, correct, start, stop and destroy a guest of Proxmox VE
+version_added: 0.1.0
+description:
+  - Brings one container or virtual machine into a wanted state and waits for it.
+  - A guest is found by its name. A VMID and an address are chosen for a new one unless you give them, so that
+    parallel runs never choose the same. The creating call itself decides who gets a VMID.
+  - Everything that can be checked is checked before the first change. When a later step fails, or the run is
+    interrupted, what this run made is destroyed again and nothing else.
+  - In check mode nothing is written. The plan is returned with its actions, checks, differences and impact.
+extends_documentation_fragment:
+  - nhi.core.attributes
+  - nhi.core.proxmox
+  - nhi.core.state
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: partial
+    details:
+      - O(state=restarted) restarts the guest each time.
+options:
+  name:
+    description: Name of the guest, which is its host name too.
+    type: str
+    required: true
+  state:
+    description:
+      - V(present) and V(started) create the guest if it is missing. V(present) leaves it running or stopped as it is.
+      - V(stopped) and V(restarted) need a guest that is there. It is shut down, and stopped hard after
+        O(shutdown_timeout).
+      - V(absent) destroys the guest with its disks.
+      - In every state but V(absent), given options that differ from the guest's configuration are corrected.
+    type: str
+    choices: [present, absent, started, stopped, restarted]
+    default: present
+  type:
+    description: Kind of guest. A new one is a container (V(lxc)) unless you say V(qemu), a virtual machine.
+    type: str
+    choices: [lxc, qemu]
+  template:
+    description:
+      - What a new guest is made from; it must exist.
+      - For a container a short name such as V(debian-12), which means the newest template that begins so, a file name,
+        or a volume ID such as V(local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst).
+      - For a virtual machine the name or VMID of a template guest with cloud-init, which is cloned. Without it the
+        machine gets an empty disk and no system.
+    type: str
+  purpose:
+    description: What the guest is for, one word. It becomes the tag C(purpose-WORD).
+    type: str
+  vmid:
+    description:
+      - VMID of the guest. For a guest that is there it must be the guest's own.
+      - It says which guest is meant when two bear the same name.
+    type: int
+  vmid_range:
+    description: Where the VMID of a new guest is chosen from.
+    type: str
+    default: 105-999
+  node:
+    description:
+      - Node of the guest. A new guest goes to the online node with the most free memory if not specified.
+      - Guests are never migrated.
+    type: str
+  cores:
+    description: Number of CPU cores.
+    type: int
+  memory:
+    description: Memory in MiB.
+    type: int
+  disk:
+    description: Size of the root disk in GiB. It can grow, never shrink.
+    type: int
+  storage:
+    description:
+      - Storage of a new guest's disk. The suitable one with the most free space is chosen if not specified.
+    type: str
+  network:
+    description:
+      - The guest's network interface. A new guest gets one on V(vmbr0) with an address by DHCP if not specified.
+    type: dict
+    suboptions:
+      bridge:
+        description: Bridge of the node.
+        type: str
+      ip:
+        description:
+          - An IPv4 address, with its prefix length or with O(network.prefix) beside it.
+          - V(dhcp) leaves the choice to a DHCP server.
+          - V(auto) chooses a free address of O(network.range). It is assumed when that is set.
+          - An address which V(auto) chose is kept in later runs.
+        type: str
+      range:
+        description: Where addresses are chosen from, as V(192.0.2.105-192.0.2.199) or V(192.0.2.0/24).
+        type: str
+      prefix:
+        description: Prefix length of the subnet, when O(network.ip) and O(network.range) do not say it.
+        type: int
+      gateway:
+        description: Default gateway. It is never given to a guest.
+        type: str
+      nameserver:
+        description: Addresses of DNS servers, separated by spaces. The node's own are used if not specified.
+        type: str
+  tags:
+    description: All tags of the guest, except the one that O(purpose) adds.
+    type: list
+    elements: str
+  pool:
+    description: Resource pool of a new guest. It must exist.
+    type: str
+  ssh_public_keys:
+    description: Keys that may log in to a new guest, one each, as in C(authorized_keys). Not compared afterwards.
+    type: list
+    elements: str
+  ciuser:
+    description: Name of the user that cloud-init gives the keys to in a new virtual machine.
+    type: str
+  protection:
+    description: Whether Proxmox VE refuses to destroy the guest.
+    type: bool
+  onboot:
+    description: Whether the guest starts with its node.
+    type: bool
+  description:
+    description: Notes on the guest. A line naming the operation that made the guest is kept below them.
+    type: str
+  unprivileged:
+    description: Whether root of a new container is nobody on the node, which is so unless you say V(false).
+    type: bool
+  nesting:
+    description:
+      - Whether a container may run containers and systemd's sandboxes. A new unprivileged one may unless you say
+        V(false).
+    type: bool
+  wait:
+    description:
+      - Whether to wait, after a start, until the guest reports its address. Tasks are always waited for.
+      - A virtual machine with a fixed address is not asked, as its image may have no guest agent.
+    type: bool
+    default: true
+  wait_port:
+    description: A TCP port of the guest to wait for as well, for example V(22).
+    type: int
+  wait_timeout:
+    description: Longest time in seconds for each task and for the guest to become reachable.
+    type: int
+    default: 300
+  shutdown_timeout:
+    description: Seconds a guest is given to shut down before it is stopped hard.
+    type: int
+    default: 30
+  confirm:
+    description: The name of the guest once more. Nothing is destroyed without it.
+    type: str
+  allow_impact:
+    description: Whether to destroy a guest although services that run, or may run, depend on it.
+    type: bool
+    default: false
+  dependency_graph:
+    description:
+      - File that says which service depends on which. C(dependency_graph.json) in O(state_dir) is read if it exists
+        and this is not specified.
+    type: path
+  brain_vmid:
+    description: VMID of the Brain. It is never destroyed, and neither is a guest with the tag C(brain).
+    type: int
+    default: 100
+author:
+  - NHI contributors (@nhi-project)
+seealso:
+  - module: nhi.core.nhi_state_scan
+"""
+
+EXAMPLES = r"""
+- name: Run a small container, with a VMID and an address that are free
+  nhi.core.nhi_vm:
+    name: redis-cache
+    state: started
+    template: debian-12
+    purpose: cache
+    cores: 1
+    memory: 256
+    disk: 2
+    network:
+      range: 192.0.2.105-192.0.2.199
+      prefix: 24
+      gateway: 192.0.2.1
+    tags: [svc-redis]
+    ssh_public_keys: ["{{ lookup('ansible.builtin.file', '~/.ssh/id_ed25519.pub') }}"]
+    state_dir: infrastructure
+  register: redis
+
+- name: Run a virtual machine with a fixed address, cloned from a template guest
+  nhi.core.nhi_vm:
+    name: webapp
+    state: started
+    type: qemu
+    template: debian-12-cloud
+    vmid: 110
+    memory: 2048
+    network: {bridge: vmbr0, ip: 192.0.2.110/24, gateway: 192.0.2.1}
+    state_dir: infrastructure
+
+- name: See what destroying PostgreSQL would break
+  nhi.core.nhi_vm:
+    name: postgres-lxc
+    state: absent
+    dependency_graph: infrastructure/dependency_graph.json
+    state_dir: infrastructure
+  check_mode: true
+  register: plan
+
+- name: Destroy a guest
+  nhi.core.nhi_vm:
+    name: redis-cache
+    state: absent
+    confirm: redis-cache
+    state_dir: infrastructure
+"""
+
+RETURN = r"""
+vm:
+  description: The guest as it is now, or in check mode as it would be. Null when there is none.
+  returned: success
+  type: dict
+  contains:
+    vmid: {description: Its VMID., type: int, returned: always, sample: 105}
+    name: {description: Its name., type: str, returned: always, sample: redis-cache}
+    type: {description: V(lxc) or V(qemu)., type: str, returned: always, sample: lxc}
+    node: {description: Its node., type: str, returned: always, sample: pve}
+    status: {description: V(running) or V(stopped)., type: str, returned: always, sample: running}
+    address:
+      {description: Where to reach it. Null while nobody knows., type: str, returned: always, sample: 192.0.2.105}
+    cores: {description: CPU cores. Null for all of the node's., type: int, returned: always, sample: 1}
+    memory: {description: Memory in MiB., type: int, returned: always, sample: 256}
+    tags: {description: All tags., type: list, elements: str, returned: always, sample: [purpose-cache, svc-redis]}
+    pool: {description: Resource pool., type: str, returned: always, sample: ai-lab}
+    protection: {description: Whether it is protected., type: bool, returned: always, sample: false}
+    onboot: {description: Whether it starts with its node., type: bool, returned: always, sample: true}
+    description: {description: Notes., type: str, returned: always, sample: Redis for cache.}
+actions:
+  description: What was done, or in check mode would be, step by step.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{kind: start, text: Start LXC 105 redis-cache}]
+preflight:
+  description:
+    - The checks made before the first change. In check mode a failed one is returned and warned about. In a real run
+      it ends the task.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{check: not_protected, message: '...', passed: true}]
+impact:
+  description:
+    - What depends on the guest, directly or not, for V(absent), V(stopped) and V(restarted) states.
+    - RV(impact.dependents) are in the order to stop them. One of unknown whereabouts counts as active.
+  returned: success
+  type: dict
+  sample:
+    services: [postgres-lxc]
+    dependents:
+      - {name: webapp, criticality: medium, through: postgres-lxc, guest: null, active: true}
+    stop_order: [webapp]
+    start_order: [webapp]
+    criticality: medium
+restart_required:
+  description: Corrected options that take effect at the guest's next restart.
+  returned: success
+  type: list
+  elements: str
+  sample: [memory]
+summary:
+  description: The plan in sentences.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - Destroy LXC 102 postgres-lxc on pve with its disks
+    - 'webapp (medium) would stop working: it needs postgres-lxc.'
+operation:
+  description: Identifier of this run. A guest that it made bears it in its notes.
+  returned: success
+  type: str
+  sample: op-5f2b6c0c9d1e
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
+    PROXMOX_ARGS,
+    ProxmoxClient,
+    endpoint_from_params,
+)
+from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
+from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.graph import DependencyGraph, load_graph
+from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager, Outcome, Settings
+from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
+from ansible_collections.nhi.core.plugins.module_utils.guest_wait import Patience
+
+NETWORK_OPTIONS: dict[str, Any] = {
+    "bridge": {"type": "str"},
+    "ip": {"type": "str"},
+    "range": {"type": "str"},
+    "prefix": {"type": "int"},
+    "gateway": {"type": "str"},
+    "nameserver": {"type": "str"},
+}
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    **PROXMOX_ARGS,
+    **STATE_ARGS,
+    "name": {"type": "str", "required": True},
+    "state": {
+        "type": "str",
+        "choices": ["present", "absent", "started", "stopped", "restarted"],
+        "default": "present",
+    },
+    "type": {"type": "str", "choices": ["lxc", "qemu"]},
+    "template": {"type": "str"},
+    "purpose": {"type": "str"},
+    "vmid": {"type": "int"},
+    "vmid_range": {"type": "str", "default": "105-999"},
+    "node": {"type": "str"},
+    "cores": {"type": "int"},
+    "memory": {"type": "int"},
+    "disk": {"type": "int"},
+    "storage": {"type": "str"},
+    "network": {"type": "dict", "options": NETWORK_OPTIONS},
+    "tags": {"type": "list", "elements": "str"},
+    "pool": {"type": "str"},
+    "ssh_public_keys": {"type": "list", "elements": "str", "no_log": False},
+    "ciuser": {"type": "str"},
+    "protection": {"type": "bool"},
+    "onboot": {"type": "bool"},
+    "description": {"type": "str"},
+    "unprivileged": {"type": "bool"},
+    "nesting": {"type": "bool"},
+    "wait": {"type": "bool", "default": True},
+    "wait_port": {"type": "int"},
+    "wait_timeout": {"type": "int", "default": 300},
+    "shutdown_timeout": {"type": "int", "default": 30},
+    "confirm": {"type": "str"},
+    "allow_impact": {"type": "bool", "default": False},
+    "dependency_graph": {"type": "path"},
+    "brain_vmid": {"type": "int", "default": 100},
+}
+
+
+def read_graph(params: dict[str, Any]) -> DependencyGraph | None:
+    """The graph that was named, or the one in the state directory if there is one."""
+    if params["dependency_graph"]:
+        return load_graph(Path(params["dependency_graph"]))
+    default = Path(params["state_dir"]) / "dependency_graph.json"
+    return load_graph(default) if default.exists() else None
+
+
+def settings_from_params(params: dict[str, Any], *, check_mode: bool) -> Settings:
+    """What the options say about the run."""
+    return Settings(
+        state_dir=Path(params["state_dir"]),
+        check_mode=check_mode,
+        graph=read_graph(params),
+        brain_vmid=params["brain_vmid"],
+        confirm=params["confirm"],
+        allow_impact=params["allow_impact"],
+        patience=Patience(params["wait"], params["wait_timeout"], params["shutdown_timeout"], params["wait_port"]),
+    )
+
+
+def result_of(outcome: Outcome) -> dict[str, Any]:
+    """What the module returns."""
+    plan = outcome.plan
+    return {
+        "changed": plan.changed,
+        "diff": {"before": plan.before, "after": plan.after},
+        "vm": outcome.vm,
+        "actions": [{"kind": a.kind, "text": a.text} for a in plan.actions],
+        "preflight": [{"check": c.name, "passed": c.passed, "message": c.message} for c in plan.checks],
+        "impact": plan.impact.as_dict(),
+        "restart_required": plan.restart_required,
+        "summary": plan.summary(),
+        "operation": outcome.operation,
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    try:
+        wanted = wanted_from_params(module.params)
+        settings = settings_from_params(module.params, check_mode=module.check_mode)
+        with ProxmoxClient(endpoint_from_params(module.params)) as client:
+            outcome = GuestManager(client, wanted, settings).run()
+    except NHIError as e:
+        module.fail_json(msg=str(e))
+    for warning in outcome.plan.warnings + [f"Refused outside check mode: {c.message}" for c in outcome.plan.failed]:
+        module.warn(warning)
+    module.exit_json(**result_of(outcome))
+
+
+if __name__ == "__main__":
+    main()
