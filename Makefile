@@ -51,17 +51,17 @@ unit: ## Run the fast tests
 	@scripts/bootstrap.sh dev
 	@$(python) scripts/check.py unit
 
-integration: ## Run the modules' integration targets against a lab in memory
+integration: ## Run the modules' integration targets with ansible-test against a lab in memory
 	@scripts/bootstrap.sh dev
-	@$(python) scripts/test.py integration
+	@$(python) -m pytest -m e2e tests/test_integration_targets.py
 
-e2e: ## Run the journeys on real containers (root)
+e2e: ## Run the journeys: in memory, and on real containers when root
 	@scripts/bootstrap.sh test
-	@$(python) scripts/test.py e2e
+	@$(python) scripts/test.py e2e lxc
 
-molecule: ## Run the role scenarios
+molecule: ## Run the role scenarios on real containers (root)
 	@scripts/bootstrap.sh test
-	@$(python) scripts/test.py molecule
+	@$(python) -m pytest -m lxc tests/test_molecule.py
 
 fix: ## Let ruff mend and format what it can
 	@scripts/bootstrap.sh dev

@@ -36,7 +36,7 @@ logged() {
     while kill -0 "$pid" 2>/dev/null; do
         sleep 0.5
         waited=$((waited + 1))
-        [ $((waited % 20)) -ne 0 ] || say "      ... $((SECONDS - started)) s: $(tail -n 1 "$log" | cut -c1-100)"
+        [ $((waited % 20)) -ne 0 ] || say "      ... $((SECONDS - started)) s: $(tail -n 1 "$log" | sed "s/^ *//; s/:.*//" | cut -c1-60)"
     done
     wait "$pid" && return
     tail -n 25 "$log" >&2

@@ -1,6 +1,6 @@
 """Every suite, one after the other, with what each prints; one line for each at the end.
 
-Usage: test.py [integration|e2e|molecule|...]
+Usage: test.py [check|slow|e2e|lxc]...
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Suite:
 
 
 def pytest(marks: str, *paths: str | Path) -> list[str | Path]:
-    """The command that runs marked tests with their durations."""
+    """The command that runs marked tests and names the slowest."""
     return ["python", "-m", "pytest", "-q", "--durations=5", "-m", marks, *[p for p in paths if (ROOT / p).exists()]]
 
 
@@ -39,10 +39,8 @@ def suites() -> list[Suite]:
     return [
         Suite("check", "linters, types, sanity, documentation, fast tests", ["python", SCRIPTS / "check.py", "all"]),
         Suite("slow", "crash tests and races", pytest("slow and not lxc and not e2e", *places)),
-        Suite("integration", "modules against a lab in memory", ["python", SCRIPTS / "integration.py"]),
-        Suite("lxc", "the lab on real containers", pytest("lxc and not e2e", *places), root_only=True),
-        Suite("e2e", "journeys: playbooks against the lab", pytest("e2e", "tests")),
-        Suite("molecule", "roles on real guests", ["python", SCRIPTS / "molecule.py"], root_only=True),
+        Suite("e2e", "journeys against a lab in memory", pytest("e2e and not lxc", "tests")),
+        Suite("lxc", "the lab, the roles and the journeys on real containers", pytest("lxc", *places), root_only=True),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Lab, Operator, free_port, tool
+from tests.conftest import Lab, Operator, free_port, tool
 
 pytestmark = [pytest.mark.e2e, pytest.mark.lxc]
 
