@@ -224,7 +224,7 @@ class ProxmoxClient:
         if isinstance(error, ssl.SSLCertVerificationError):
             return (
                 f"the TLS certificate of {server} can not be trusted ({error.verify_message}): set ca_path to its CA"
-                " certificate (on Proxmox VE: /etc/pve/pve-root-ca.pem), or validate_certs: false on a network you trust"
+                " certificate (/etc/pve/pve-root-ca.pem of the node), or validate_certs: false on a network you trust"
             )
         if isinstance(error, TimeoutError):
             doubt = "" if call.method == "GET" else "; it may still have been done, so scan before repeating it"
@@ -235,9 +235,9 @@ class ProxmoxClient:
         if isinstance(error, socket.gaierror):
             return f"the name {self.endpoint.host} can not be resolved ({error.strerror}): check api_host and DNS"
         if isinstance(error, ConnectionRefusedError):
-            return f"nothing listens on {server} (connection refused): check api_host and api_port, and that pveproxy is running"
+            return f"nothing listens on {server} (connection refused): check api_host, api_port and that pveproxy runs"
         if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-            return f"TLS with {server} failed ({error.reason or error}): check that api_port is the HTTPS port of Proxmox VE"
+            return f"TLS with {server} failed ({error.reason or error}): check that api_port is the port of pveproxy"
         if isinstance(error, (*_DROPPED, http.client.IncompleteRead)):
             doubt = "try again" if call.method == "GET" else "it may have been done, so scan before repeating it"
             return f"{call} lost its connection before the answer ({type(error).__name__}): {doubt}"

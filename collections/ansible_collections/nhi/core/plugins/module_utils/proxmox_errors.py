@@ -57,7 +57,10 @@ def error_from_answer(call: Call, status: int, reason: str, content_type: str, b
     )
     text = text.strip()[:_LONGEST_TEXT]
     kind, sentence = _classify(call, status, text, content_type)
-    return kind(sentence, status=status, reason=message or reason, errors=errors, path=call.path)
+    error = kind(sentence, status=status, reason=message or reason, errors=errors, path=call.path)
+    if isinstance(error, PermissionDeniedError) and (match := _PERMISSION.search(text)):
+        error.privilege, error.acl_path = match["privilege"], match["path"]
+    return error
 
 
 def _classify(call: Call, status: int, text: str, content_type: str) -> tuple[type[ProxmoxError], str]:
@@ -88,7 +91,7 @@ def _classify_refusal(call: Call, status: int, text: str) -> tuple[type[ProxmoxE
         return AlreadyExistsError, f"{call} refused: {text}: choose another VMID or name"
     if _LOCKED.search(text):
         return GuestLockedError, (
-            f"{call} refused: {text}: wait for the operation that holds the lock to end (see the task list), then try again"
+            f"{call} refused: {text}: wait until the operation that holds the lock has ended, then try again"
         )
     if _NOT_FOUND.search(text):
         return NotFoundError, f"{call} refused: {text}: check the name, VMID and node against a fresh scan"

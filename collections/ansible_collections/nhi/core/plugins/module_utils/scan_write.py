@@ -1,0 +1,124 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write a scan down on top of what others wrote, and tell what it changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .alerts import compute_alerts
+from .catalogue import CatalogueEntry
+from .errors import ConflictError
+from .scan import Client, Scanner, ScanResult
+from .scan_changes import changed_guests, difference, meaning, merge_infrastructure
+from .scan_memory import ScanMemory
+from .scan_options import ScanOptions
+from .state_document import Document, counts, empty_document, utc_now
+
+if TYPE_CHECKING:
+    from .state import StateSnapshot, StateStore
+
+
+def new_document(
+    result: ScanResult,
+    base: Document | None,
+    current: Document | None,
+    by: Mapping[str, str],
+    duration_seconds: float,
+) -> Document:
+    """The document to write: the scan on top of the current state, whose other domains stay as they are."""
+    document = dict(current) if current else empty_document(by, utc_now())
+    old = current["infrastructure"] if current else None
+    if current is not None and current is not base:
+        infrastructure = merge_infrastructure(
+            base["infrastructure"] if base else None, result.infrastructure, old, result.started_at
+        )
+    else:
+        infrastructure = result.infrastructure
+    document["infrastructure"] = infrastructure
+    document["alerts"] = compute_alerts(result.found_alerts, current["alerts"] if current else (), result.observed_at)
+    document["meta"] = {
+        **document["meta"],
+        "generated_at": result.observed_at,
+        "generated_by": dict(by),
+        "scan": {
+            "kind": result.kind,
+            "duration_seconds": round(duration_seconds, 4),
+            "api_calls": result.api_calls,
+            "phases": dict(result.durations),
+        },
+    }
+    return document
+
+
+def write_scan(
+    store: StateStore, result: ScanResult, base: StateSnapshot | None, by: Mapping[str, str], duration_seconds: float
+) -> StateSnapshot:
+    """Write a scan down; when somebody else wrote since base was read, on top of what they wrote."""
+    before = base.document if base else None
+    try:
+        return store.write(
+            new_document(result, before, before, by, duration_seconds),
+            expected_checksum=base.checksum if base else None,
+        )
+    except ConflictError:
+        return store.update(lambda current: new_document(result, before, current, by, duration_seconds))
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """A whole scan as its callers report it."""
+
+    document: Document
+    changed: bool
+    diff: dict[str, Any]
+    changed_guests: list[dict[str, Any]]
+    durations: dict[str, float]
+    result: ScanResult
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many of everything the state holds."""
+        guests = self.document["infrastructure"]["guests"]
+        return {
+            **counts(self.document),
+            "running": sum(guest["status"] == "running" for guest in guests),
+            "stale": sum(guest["freshness"] != "fresh" for guest in guests),
+            "read": self.result.read_guests,
+        }
+
+
+def run_scan(
+    store: StateStore,
+    client: Client,
+    catalogue: Mapping[str, CatalogueEntry],
+    options: ScanOptions,
+    *,
+    endpoint: str,
+    identity: str,
+    by: Mapping[str, str],
+    dry_run: bool = False,
+) -> ScanReport:
+    """Read the last state, scan, write state.json and the scanner's memory; with dry_run nothing is written."""
+    started = time.perf_counter()
+    directory = Path(store.directory)
+    base = store.read_or_none()
+    memory = ScanMemory.load(directory, endpoint)
+    result = Scanner(client, memory, catalogue, options, identity=identity).scan(base.document if base else None)
+    writing = time.perf_counter()
+    if dry_run:
+        old = base.document if base else None
+        document = new_document(result, old, old, by, writing - started)
+    else:
+        document = write_scan(store, result, base, by, writing - started).document
+        memory.save(directory)
+    diff = difference(meaning(base.document if base else None), meaning(document))
+    ended = time.perf_counter()
+    durations = {**result.durations, "write": round(ended - writing, 4), "total": round(ended - started, 4)}
+    changed = base is None or diff["before"] != diff["after"]
+    return ScanReport(document, changed, diff, changed_guests(diff, document), durations, result)
