@@ -1,0 +1,102 @@
+"""ansible-playbook and ansible-inventory, unchanged, against the lab."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.tests.contract.conftest import Clients
+
+PLAYBOOK = """
+- name: Make two guests
+  hosts: localhost
+  gather_facts: false
+  module_defaults:
+    group/community.proxmox.proxmox:
+      api_host: 127.0.0.1
+      api_user: root@pam
+      validate_certs: false
+  tasks:
+    - name: Create and start a container
+      community.proxmox.proxmox:
+        node: pve
+        vmid: "{{ item.vmid }}"
+        hostname: "{{ item.name }}"
+        ostemplate: local:vztmpl/{{ template }}
+        storage: "{{ storage }}"
+        memory: 64
+        tags: [web]
+        netif:
+          net0: name=eth0,bridge=vmbr0,ip={{ item.address }}/24
+        state: "{{ state }}"
+      loop:
+        - {vmid: 301, name: web1, address: 10.99.0.31}
+        - {vmid: 302, name: web2, address: 10.99.0.32}
+"""
+INVENTORY = """
+plugin: community.proxmox.proxmox
+url: https://127.0.0.1:{port}
+user: {user}
+token_id: {token_id}
+token_secret: {token_secret}
+validate_certs: false
+want_facts: true
+want_proxmox_nodes_ansible_host: false
+keyed_groups:
+  - key: proxmox_tags_parsed
+    prefix: tag
+compose:
+  ansible_host: proxmox_lxc_interfaces | selectattr('name', 'equalto', 'eth0') | map(attribute='inet') | first
+    | split('/') | first
+"""
+
+
+@pytest.fixture(scope="module")
+def project(clients: Clients, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("project")
+    (directory / "guests.yml").write_text(PLAYBOOK)
+    (directory / "lab.proxmox.yml").write_text(INVENTORY.format(
+        port=clients.port, user=clients.exported["PROXMOX_USER"], token_id=clients.exported["PROXMOX_TOKEN_ID"],
+        token_secret=clients.exported["PROXMOX_TOKEN_SECRET"],
+    ))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def played(clients: Clients, project: Path) -> list[str]:
+    """The recaps of the playbook: created, created again, started, started again."""
+    stores = clients.ok("proxmox_storage_info")["proxmox_storages"]
+    storage = next(store["storage"] for store in stores if "rootdir" in store["content"])
+    content = clients.ok("proxmox_storage_contents_info", node="pve", storage="local", content="vztmpl")
+    template = content["proxmox_storage_content"][0]["volid"].rpartition("/")[2]
+    secret = {"PROXMOX_PASSWORD": clients.exported["PROXMOX_PASSWORD"], "PROXMOX_PORT": str(clients.port)}
+    recaps = []
+    for state in ("present", "present", "started", "started"):
+        extra = json.dumps({"state": state, "storage": storage, "template": template})
+        output = clients.run("ansible-playbook", "guests.yml", "-e", extra, cwd=project, **secret)
+        recaps.append(next(line for line in output.splitlines() if "changed=" in line))
+    return recaps
+
+
+def test_the_playbook_changes_once(played: list[str]) -> None:
+    assert ["changed=1" in recap for recap in played] == [True, False, True, False]
+    assert all("failed=0" in recap for recap in played)
+
+
+def test_the_inventory_knows_the_guests(clients: Clients, project: Path, played: list[str]) -> None:
+    inventory: dict[str, Any] = json.loads(
+        clients.run("ansible-inventory", "-i", "lab.proxmox.yml", "--list", cwd=project)
+    )
+    assert set(inventory["proxmox_all_lxc"]["hosts"]) == {"web1", "web2"}
+    assert set(inventory["proxmox_all_running"]["hosts"]) == {"web1", "web2"}
+    assert set(inventory["proxmox_pve_lxc"]["hosts"]) == {"web1", "web2"}
+    assert set(inventory["tag_web"]["hosts"]) == {"web1", "web2"}
+    facts = inventory["_meta"]["hostvars"]["web1"]
+    assert (facts["proxmox_vmid"], facts["proxmox_node"], facts["proxmox_status"]) == (301, "pve", "running")
+    assert facts["proxmox_snapshots"] == []
+    assert facts["proxmox_net0"]["ip"] == "10.99.0.31/24"
+    assert facts["ansible_host"] == "10.99.0.31"
+    assert "eth0" in [interface["name"] for interface in facts["proxmox_lxc_interfaces"]]
