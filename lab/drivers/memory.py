@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import threading
 import time
 import zlib
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lab.database import Database
 from lab.drivers import DriverSettings
 from lab.drivers.base import DriverError, GuestSpec, Interface, Log, Nic, Usage
 
@@ -36,25 +36,26 @@ def _spec_from(document: dict[str, Any]) -> GuestSpec:
 
 
 class MemoryDriver:
-    """Keeps its guests in one JSON file, so that they go on "running" across restarts of the daemon."""
+    """Keeps its guests in a file, so that they go on "running" across restarts of the daemon."""
 
     name = "memory"
 
     def __init__(self, settings: DriverSettings) -> None:
-        self._file = settings.directory / "guests.json"
+        settings.directory.mkdir(parents=True, exist_ok=True)
+        self._database = Database(settings.directory / "guests.db")
         self._network = ipaddress.ip_network(settings.subnet)
         self._guests: dict[int, Memory] = {}
         self._lock = threading.Lock()
-        self._load()
+        for key, value in self._database.load("guest"):
+            self._guests[int(key)] = Memory(**{**value, "spec": _spec_from(value["spec"])})
 
     def up(self, log: Log) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         log(f"memory driver: {len(self._guests)} guests remembered, addresses are simulated")
 
     def down(self, log: Log) -> None:
         with self._lock:
-            self._guests.clear()
-            self._file.unlink(missing_ok=True)
+            for vmid in list(self._guests):
+                self._forget(vmid)
         log("memory driver: forgot all guests")
 
     def templates(self) -> dict[str, int]:
@@ -65,29 +66,28 @@ class MemoryDriver:
             raise DriverError(f"template '{template}' does not exist")
         with self._lock:
             self._guests[spec.vmid] = Memory(_without_secrets(spec), template)
-            self._save()
+            self._save(spec.vmid)
         log(f"extracting archive '{template}'" if template else "creating an empty disk")
 
     def destroy(self, vmid: int, log: Log) -> None:
         with self._lock:
-            self._guests.pop(vmid, None)
-            self._save()
+            self._forget(vmid)
 
     def configure(self, spec: GuestSpec, log: Log) -> None:
         with self._lock:
             self._get(spec.vmid).spec = _without_secrets(spec)
-            self._save()
+            self._save(spec.vmid)
 
     def start(self, spec: GuestSpec, log: Log) -> None:
         with self._lock:
             guest = self._get(spec.vmid)
             guest.spec, guest.started, guest.pid = _without_secrets(spec), time.time(), 100_000 + spec.vmid
-            self._save()
+            self._save(spec.vmid)
 
     def stop(self, vmid: int, log: Log) -> None:
         with self._lock:
             self._get(vmid).started = 0.0
-            self._save()
+            self._save(vmid)
 
     def shutdown(self, vmid: int, timeout: int, log: Log) -> None:
         self.stop(vmid, log)
@@ -126,13 +126,13 @@ class MemoryDriver:
             if snapshot is not None and snapshot not in source.snapshots:
                 raise DriverError(f"snapshot '{snapshot}' does not exist")
             self._guests[spec.vmid] = Memory(_without_secrets(spec), source.template)
-            self._save()
+            self._save(spec.vmid)
 
     def snapshot(self, vmid: int, name: str, log: Log) -> None:
         with self._lock:
             guest = self._get(vmid)
             guest.snapshots[name] = asdict(guest.spec)
-            self._save()
+            self._save(vmid)
 
     def rollback(self, vmid: int, name: str, log: Log) -> None:
         with self._lock:
@@ -140,12 +140,12 @@ class MemoryDriver:
             if name not in guest.snapshots:
                 raise DriverError(f"snapshot '{name}' does not exist")
             guest.spec = _spec_from(guest.snapshots[name])
-            self._save()
+            self._save(vmid)
 
     def delete_snapshot(self, vmid: int, name: str, log: Log) -> None:
         with self._lock:
             self._get(vmid).snapshots.pop(name, None)
-            self._save()
+            self._save(vmid)
 
     def backup(self, vmid: int, target: Path, log: Log) -> None:
         with self._lock:
@@ -161,13 +161,13 @@ class MemoryDriver:
             raise DriverError(f"unable to restore '{archive.name}': {error}") from error
         with self._lock:
             self._guests[spec.vmid] = Memory(_without_secrets(spec), document["template"])
-            self._save()
+            self._save(spec.vmid)
 
     def resize(self, vmid: int, disk_mib: int, log: Log) -> None:
         with self._lock:
             guest = self._get(vmid)
             guest.spec = replace(guest.spec, disk_mib=disk_mib)
-            self._save()
+            self._save(vmid)
 
     def _get(self, vmid: int) -> Memory:
         try:
@@ -175,15 +175,12 @@ class MemoryDriver:
         except KeyError:
             raise DriverError(f"guest {vmid} is unknown to the memory driver") from None
 
-    def _load(self) -> None:
-        if self._file.exists():
-            for key, value in json.loads(self._file.read_text(encoding="utf-8")).items():
-                self._guests[int(key)] = Memory(**{**value, "spec": _spec_from(value["spec"])})
+    def _forget(self, vmid: int) -> None:
+        self._guests.pop(vmid, None)
+        self._database.delete("guest", str(vmid))
 
-    def _save(self) -> None:
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps({str(k): asdict(v) for k, v in self._guests.items()}), encoding="utf-8")
-        os.replace(temporary, self._file)
+    def _save(self, vmid: int) -> None:
+        self._database.put("guest", str(vmid), asdict(self._guests[vmid]))
 
 
 def _without_secrets(spec: GuestSpec) -> GuestSpec:

@@ -1,0 +1,1 @@
+"""The shell of the API: transport, authentication, permissions, parameters, routing, errors."""
