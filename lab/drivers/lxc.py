@@ -30,7 +30,7 @@ from lab.drivers.lxc_inside import write_running, write_stopped
 from lab.drivers.lxc_leases import Leases
 from lab.drivers.lxc_meter import Meter
 from lab.drivers.lxc_network import Network
-from lab.drivers.lxc_rootfs import copy_layer, remove_tree
+from lab.drivers.lxc_rootfs import check_overlay, copy_layer, remove_tree
 from lab.drivers.lxc_template import Templates
 
 LOCKS = Path("/run/lxc/lock")  # where liblxc keeps a lock file per container
@@ -54,6 +54,7 @@ class LxcDriver:
         self._guests = Guests(directory / "guests", settings.bridge)
         self._templates = Templates(settings.cache, directory / "images")
         self._leases = Leases(directory / "leases.json", self._network.subnet)
+        self._containers = proc.Containers(self._guests.lxcpath)
         self._meter = Meter()
 
     # --- the lab -------------------------------------------------------------------------------
@@ -64,6 +65,7 @@ class LxcDriver:
             raise DriverError(f"the lxc driver cannot work here: {reason}")
         self._guests.lxcpath.mkdir(parents=True, exist_ok=True)
         self._directory.chmod(0o700)  # guests' files include their own setuid programs
+        check_overlay(self._directory)
         self._network.up(log)
         self._adopt(log)
         settings = read_host()
@@ -80,7 +82,7 @@ class LxcDriver:
         proc.remove_cgroups(names)
         self._network.down(log)
         self._unmount()
-        remove_tree(LOCKS / str(self._guests.lxcpath).lstrip("/"))
+        self._remove_locks()
         remove_tree(self._directory)
         log(f"removed {self._directory}")
 
@@ -126,6 +128,7 @@ class LxcDriver:
         if self._init(spec.vmid):
             log(f"guest {spec.vmid} is running already")
             return
+        self._containers.wait_for_end(guest.name)
         settled = self._settle(spec)
         guest = write_stopped(guest, settled, self._nameservers())
         veths = tuple(self._network.veth(spec.vmid, index) for index in range(len(settled.nics)))
@@ -138,21 +141,21 @@ class LxcDriver:
 
     def stop(self, vmid: int, log: Log) -> None:
         name = self._guests.load(vmid).name
-        if self._init(vmid) is not None:
-            self._lxc("stop", name, "--kill")
-            if not self._ended(vmid, 10):
-                proc.end_all(re.escape(name))
+        self._lxc("stop", name, "--kill")
+        if not self._containers.wait_for_end(name):
+            proc.end_all(re.escape(name))
         log(f"stopped {name}")
 
     def shutdown(self, vmid: int, timeout: int, log: Log) -> None:
         name = self._guests.load(vmid).name
         deadline = time.monotonic() + timeout
-        while self._init(vmid) is not None:
+        while self._containers.init(name) is not None:
             left = int(deadline - time.monotonic())
             if left <= 0:
                 raise DriverError(f"guest {vmid} did not shut down within {timeout} seconds")
             # Asked again and again: an init that is just starting does not hear the first time.
             self._lxc("stop", name, "--nokill", "--timeout", str(min(left, 3)))
+        self._containers.wait_for_end(name)
         log(f"{name} has shut down")
 
     def resize(self, vmid: int, disk_mib: int, log: Log) -> None:
@@ -275,7 +278,7 @@ class LxcDriver:
         return self._guests.load(vmid)
 
     def _init(self, vmid: int) -> int | None:
-        return proc.find_init(self._guests.lxcpath, self._guests.name(vmid))
+        return self._containers.init(self._guests.name(vmid))
 
     def _lxc(self, command: str, name: str, *options: str) -> bool:
         return succeeds([f"lxc-{command}", "-P", str(self._guests.lxcpath), "-n", name, *options])
@@ -286,14 +289,6 @@ class LxcDriver:
         logging = ("--logpriority", "ERROR", "--logfile", str(file))
         if not self._lxc("start", guest.name, "--daemon", *logging):
             raise DriverError(f"starting {guest.name} failed: {_first_error(file)}")
-
-    def _ended(self, vmid: int, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while self._init(vmid) is not None:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        return True
 
     def _limit(self, init: int, spec: GuestSpec, log: Log) -> None:
         controllers = proc.controllers()
@@ -341,6 +336,14 @@ class LxcDriver:
         self._guests.clear_leftovers()
         if running:
             log(f"adopted {running} running containers")
+
+    def _remove_locks(self) -> None:
+        locks = LOCKS / str(self._guests.lxcpath).lstrip("/")
+        remove_tree(locks)
+        for parent in locks.parents:
+            if parent == LOCKS or not parent.exists() or any(parent.iterdir()):
+                break
+            parent.rmdir()
 
     def _unmount(self) -> None:
         """We mount nothing on the host, but a person may have, below a directory that is about to be removed."""

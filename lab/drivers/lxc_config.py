@@ -94,6 +94,7 @@ def container(
         values = {
             "type": "veth", "link": bridge, "flags": "up", "name": nic.name, "veth.pair": veth, "hwaddr": nic.mac
         }  # fmt: skip
+        values.update(_early_address(nic))
         lines += [f"lxc.net.{index}.{key} = {value}" for key, value in values.items()]
     if _has_feature(spec, "nesting"):
         lines += ["lxc.mount.entry = proc dev/.lxc/proc proc create=dir,optional 0 0"]
@@ -138,6 +139,18 @@ def digest(files: Mapping[str, str]) -> str:
 
 def _has_feature(spec: GuestSpec, name: str) -> bool:
     return bool({name, f"{name}=1"} & set(spec.features))
+
+
+def _early_address(nic: Nic) -> dict[str, str]:
+    """lxc sets the address before init begins, so nobody has to wait for an answer to his first ARP."""
+    if "/" not in nic.address:
+        return {}
+    address = ipaddress.ip_interface(nic.address)
+    family = f"ipv{address.version}"
+    values = {f"{family}.address": str(address)}
+    if nic.gateway and ipaddress.ip_address(nic.gateway) in address.network:
+        values[f"{family}.gateway"] = nic.gateway
+    return values
 
 
 def _hosts(spec: GuestSpec) -> str:

@@ -32,6 +32,8 @@ SANDBOX = (
     *("setpriv", "--pdeathsig", "KILL", "--"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--"),
 )
+# What tar and its like say after the reason.
+_EPILOGUES = ("due to previous errors", "exiting now", "Skipping to next header", "Child returned status 1")
 
 
 def why_unusable() -> str | None:
@@ -55,9 +57,7 @@ def why_unusable() -> str | None:
     return None
 
 
-def run(
-    argv: Sequence[str], what: str, *, stdin: bytes = b"", on_line: Callable[[str], None] | None = None
-) -> str:
+def run(argv: Sequence[str], what: str, *, stdin: bytes = b"", on_line: Callable[[str], None] | None = None) -> str:
     """Run a command and return its output; `what` begins the error of a failing one ("copying layer")."""
     try:
         if on_line is not None:
@@ -103,7 +103,7 @@ def _run_by_line(argv: Sequence[str], what: str, on_line: Callable[[str], None])
 
 
 def _failure(what: str, code: int, text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.endswith(_EPILOGUES)]
     return f"{what} failed: {lines[-1] if lines else 'no message'} (exit code {code})"
 
 

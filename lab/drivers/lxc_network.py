@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import ipaddress
 import json
+import os
 import shlex
 import socket
 import struct
@@ -22,7 +23,8 @@ from lab.drivers.lxc_host import run, succeeds
 
 OWNER = "nhi-lab:"  # begins the comment of every rule and the alias of every bridge of any lab
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-RUN_DIR = Path("/run/nhi-lab")  # shared by the labs of this host; gone after a reboot, like what it remembers
+# What forwarding was before the first lab of this host; gone after a reboot, like what it remembers.
+REMEMBERED = Path("/run/nhi-lab.ip_forward")
 
 
 @dataclass(frozen=True)
@@ -140,25 +142,25 @@ class Network:
 @contextmanager
 def _shared() -> Iterator[None]:
     """One lab at a time looks at what the labs of this host share."""
-    RUN_DIR.mkdir(exist_ok=True)
-    with open(RUN_DIR / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    directory = os.open(REMEMBERED.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(directory)
 
 
 def _remember_and_forward() -> None:
-    remembered = RUN_DIR / "ip_forward"
-    if not remembered.exists():
-        remembered.write_text(FORWARDING.read_text())
+    if not REMEMBERED.exists():
+        REMEMBERED.write_text(FORWARDING.read_text())
     FORWARDING.write_text("1\n")
 
 
 def _forget_forwarding() -> None:
-    remembered = RUN_DIR / "ip_forward"
-    if _lab_rules("nat") or not remembered.exists():
+    if _lab_rules("nat") or not REMEMBERED.exists():
         return
-    FORWARDING.write_text(remembered.read_text())
-    remembered.unlink()
+    FORWARDING.write_text(REMEMBERED.read_text())
+    REMEMBERED.unlink()
 
 
 def _lab_rules(table: str) -> list[list[str]]:

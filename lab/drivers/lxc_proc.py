@@ -44,15 +44,38 @@ def controllers() -> Controllers:
     return Controllers(1, frozenset(names - {"systemd", "unified"}))
 
 
-def find_init(lxcpath: Path, name: str) -> int | None:
-    """PID of the container's init: the child of its monitor, which names itself in /proc; None: it does not run."""
-    title = f"[lxc monitor] {lxcpath} {name}"
-    for pid in _pids():
-        if _read(PROC / str(pid) / "cmdline").replace("\0", " ").rstrip() == title:
-            children = _read(PROC / str(pid) / "task" / str(pid) / "children").split()
-            if children:
-                return int(children[0])
-    return None
+class Containers:
+    """Finds a lab's running containers by what their monitors call themselves; safe between threads."""
+
+    def __init__(self, lxcpath: Path) -> None:
+        self._lxcpath = lxcpath
+        self._monitors: dict[str, int] = {}  # only to look there first
+
+    def monitor(self, name: str) -> int | None:
+        """PID of the process that keeps the container; it outlives the container by a moment."""
+        title = f"[lxc monitor] {self._lxcpath} {name}"
+        known = self._monitors.get(name)
+        if known is not None and _title(known) == title:
+            return known
+        found = next((pid for pid in _pids() if _title(pid) == title), None)
+        if found is not None:
+            self._monitors[name] = found
+        return found
+
+    def init(self, name: str) -> int | None:
+        """PID of the container's init, its monitor's only child; None: the container does not run."""
+        monitor = self.monitor(name)
+        children = _read(PROC / f"{monitor}/task/{monitor}/children").split() if monitor else []
+        return next((int(pid) for pid in children if (_stat(int(pid)) or ["Z"])[0] != "Z"), None)
+
+    def wait_for_end(self, name: str, timeout: float = 10.0) -> bool:
+        """Wait until the container and its monitor are gone; False when they still are not."""
+        deadline = time.monotonic() + timeout
+        while self.monitor(name) is not None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
 
 
 def counters(init: int) -> Counters:
@@ -186,6 +209,10 @@ def _uptime(init: int) -> int:
 def _stat(pid: int) -> list[str]:
     """Fields of /proc/PID/stat after the name: state, parent, ...; the name may hold anything."""
     return _read(PROC / str(pid) / "stat").rpartition(")")[2].split()
+
+
+def _title(pid: int) -> str:
+    return _read(PROC / str(pid) / "cmdline").replace("\0", " ").rstrip()
 
 
 def _pids() -> list[int]:

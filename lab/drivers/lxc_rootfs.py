@@ -64,6 +64,20 @@ class Rootfs:
         extract(archive, self.upper)
 
 
+def check_overlay(directory: Path) -> None:
+    """Refuse a directory on a file system that cannot hold a guest's changes: another overlay, NFS, ..."""
+    probe = directory / "probe"
+    try:
+        rootfs = Rootfs(probe / "image", probe / "layer", probe / "mount")
+        rootfs.prepare()
+        rootfs.image.mkdir(exist_ok=True)
+        rootfs.script("touch file", what="mounting an overlay")
+    except DriverError as error:
+        raise DriverError(f"{directory} cannot hold guests, choose one on ext4, xfs or btrfs: {error}") from error
+    finally:
+        remove_tree(probe)
+
+
 def extract(archive: Path, target: Path) -> None:
     """Unpack a whole file system."""
     script = f'{_decompressor(archive)} <"$1" | {_TAR} -x -p -C "$2"'

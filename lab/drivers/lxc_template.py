@@ -35,7 +35,7 @@ rm -f /etc/ssh/ssh_host_* /etc/hostname
 """
 # Indexes stay in the template, so that the first `apt-get install` in a guest needs no `update`.
 REFRESH = "apt-get -q update; apt-get -q -y upgrade; apt-get clean"
-ADOPT = "chroot \"$1\" tar -x --no-same-owner -C /; chroot \"$1\" update-ca-certificates >/dev/null"
+ADOPT = 'chroot "$1" tar -x --no-same-owner -C /; chroot "$1" update-ca-certificates >/dev/null'
 NO_SERVICES = "usr/sbin/policy-rc.d"  # while packages are installed from outside
 
 
