@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from lab import control, daemon
-from lab.config import ConfigError, LabConfig
+from lab.config import DEFAULT_SUBNETS, ConfigError, LabConfig
 from lab.drivers import NAMES, choose
 from lab.drivers.base import DriverError
 from lab.faults import KINDS, Fault, Faults
@@ -28,7 +28,7 @@ def up(args: argparse.Namespace) -> int:
         return 0
     driver, why = choose(args.driver)
     config = LabConfig(
-        driver=driver, port=args.port, bind=args.bind, subnet=args.subnet, bridge=args.bridge,
+        driver=driver, port=args.port, bind=args.bind, subnet=args.subnet or DEFAULT_SUBNETS[driver], bridge=args.bridge,
         nodes=tuple(args.nodes.split(",")), pve_version=args.pve_version, lag=not args.no_lag,
         auth_delay=args.auth_delay, test_endpoint=args.test_endpoint,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--driver", choices=NAMES, default="auto", help="real containers or remembered ones (auto)")
     parser.add_argument("--port", type=int, default=defaults.port, help="of the API (%(default)s)")
     parser.add_argument("--bind", default=defaults.bind, help="address of the API (%(default)s)")
-    parser.add_argument("--subnet", default=defaults.subnet, help="of the guests (%(default)s)")
+    parser.add_argument("--subnet", help=f"of the guests ({DEFAULT_SUBNETS['lxc']}; memory: {DEFAULT_SUBNETS['memory']}, loopback)")
     parser.add_argument("--bridge", default=defaults.bridge, help="real bridge behind vmbr0 (%(default)s)")
     parser.add_argument("--nodes", default="pve", help="names of the nodes, separated by commas (%(default)s)")
     parser.add_argument("--pve-version", type=int, choices=(8, 9), default=defaults.pve_version, help="(%(default)s)")

@@ -98,7 +98,7 @@ def _grant(lab: Lab, acl: Acl) -> None:
 
 
 def environment(lab: Lab, credentials: Credentials, port: int) -> dict[str, str]:
-    """Names as proxmoxer and community.proxmox read them, the demo token first."""
+    """Names as proxmoxer and community.proxmox read them, the demo token first; then what the playbooks' defaults read."""
     host = lab.config.bind if lab.config.bind not in ("0.0.0.0", "::") else "127.0.0.1"
     found = {
         "PROXMOX_HOST": host,
@@ -108,6 +108,10 @@ def environment(lab: Lab, credentials: Credentials, port: int) -> dict[str, str]
         "PROXMOX_TOKEN_ID": "demo",
         "PROXMOX_TOKEN_SECRET": credentials.tokens["demo"],
         "PROXMOX_VALIDATE_CERTS": "false",
+        "NHI_NODE": lab.config.nodes[0],
+        "NHI_SUBNET": lab.config.subnet,
+        "NHI_SSH_KEY": str((lab.directory / "ssh" / "id_ed25519").resolve()),
+        "NHI_LAB_DIR": str(lab.directory.resolve()),
     }
     for tokenid, secret in credentials.tokens.items():
         found[f"PROXMOX_{tokenid.upper()}_TOKEN_ID"] = tokenid

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FILE = "lab.json"
+# Any user may bind addresses of loopback: remembered guests can have embedded servers on theirs (lab.embedded).
+DEFAULT_SUBNETS = {"lxc": "10.86.0.0/24", "memory": "127.86.0.0/24"}
 
 
 class ConfigError(ValueError):
@@ -22,7 +24,7 @@ class LabConfig:
     driver: str = "memory"
     port: int = 8006
     bind: str = "127.0.0.1"
-    subnet: str = "10.86.0.0/24"
+    subnet: str = DEFAULT_SUBNETS["memory"]
     bridge: str = "nhilab0"
     nodes: tuple[str, ...] = ("pve",)
     pve_version: int = 9

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lab import pidfile
+from lab import embedded, pidfile
 from lab.config import FILE, ConfigError, LabConfig
 from lab.daemon import LOG_FILE, PID_FILE, READY
 from lab.drivers import DriverSettings, make
@@ -24,7 +24,7 @@ MADE_FILES = (
     FILE, "lab.db", "lab.db-wal", "lab.db-shm", "credentials.json", "env", "requests.jsonl", "faults.json", "faults.lock",
     LOG_FILE, PID_FILE,
 )  # fmt: skip
-MADE_DIRECTORIES = ("tasks", "tls", "ssh", "storage", "driver")
+MADE_DIRECTORIES = ("tasks", "tls", "ssh", "storage", "driver", "embedded")
 
 
 class LabError(Exception):
@@ -108,6 +108,7 @@ def stop(directory: Path, *, kill: bool = False) -> bool:
 def remove(directory: Path, say: Say) -> None:
     """Take away everything the driver made and all files of the lab; nothing else in the directory is touched."""
     config = LabConfig.load(directory)
+    embedded.stop(directory)
     make(config.driver, DriverSettings(directory / "driver", config.subnet, config.bridge)).down(say)
     for name in MADE_DIRECTORIES:
         if (directory / name).is_dir():
