@@ -111,7 +111,7 @@ class Api:
         """The same API with these headers instead: `Cookie="..."`."""
         return replace(self, headers=headers)
 
-    def request(self, method: str, target: str, body: bytes = b"", **headers: str) -> bytes:
+    def request(self, method: str, target: str, body: bytes = b"", /, **headers: str) -> bytes:
         """The bytes of a request; underscores in header names become dashes."""
         named = {"Host": f"127.0.0.1:{self.port}", **self.headers}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -120,21 +120,21 @@ class Api:
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
-    def send(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
+    def send(self, method: str, target: str, body: bytes = b"", /, **headers: str) -> Answer:
         """One request over its own connection; `target` is the whole path of the URL."""
         with Wire(self.port) as wire:
             return wire.send(self.request(method, target, body, **headers))
 
-    def get(self, path: str, **params: Any) -> Answer:
+    def get(self, path: str, /, **params: Any) -> Answer:
         return self._with_query("GET", path, params)
 
-    def delete(self, path: str, **params: Any) -> Answer:
+    def delete(self, path: str, /, **params: Any) -> Answer:
         return self._with_query("DELETE", path, params)
 
-    def post(self, path: str, **params: Any) -> Answer:
+    def post(self, path: str, /, **params: Any) -> Answer:
         return self._with_form("POST", path, params)
 
-    def put(self, path: str, **params: Any) -> Answer:
+    def put(self, path: str, /, **params: Any) -> Answer:
         return self._with_form("PUT", path, params)
 
     def call(self, method: str, path: str, params: Mapping[str, Any]) -> Answer:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lab.tests.behaviour.process import command, environment, free_port
+from lab.tests.behaviour.process import command, free_port, root_password
 from lab.tests.behaviour.world import World
 
 
@@ -21,7 +21,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Worl
             lag = () if "--lag" in options else ("--no-lag",)
             command("up", directory, "--port", str(port), "--driver", "memory", "--test-endpoint",
                     "--pve-version", "8", "--auth-delay", "0", *lag, *(o for o in options if o != "--lag"))
-            return World(port, environment(directory)["PROXMOX_PASSWORD"], directory)
+            return World(port, root_password(directory), directory)
 
         yield start
 

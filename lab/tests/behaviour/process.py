@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
@@ -33,3 +34,8 @@ def environment(directory: Path) -> dict[str, str]:
     lines = (directory / "env").read_text().splitlines()
     pairs = (line.removeprefix("export ").partition("=") for line in lines if "=" in line)
     return {name: shlex.split(value)[0] for name, _, value in pairs}
+
+
+def root_password(directory: Path) -> str:
+    """The password of root@pam."""
+    return str(json.loads((directory / "credentials.json").read_text())["root_password"])

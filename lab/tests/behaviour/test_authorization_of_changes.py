@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -16,15 +16,16 @@ GUEST = frozenset({
 })
 
 
-def creator(world: World, *, without: str = "", **more: list[str]) -> Api:
+def creator(world: World, more: Mapping[str, Iterable[str]] | None = None, *, without: str = "") -> Api:
     """Someone with all that creating a container takes but one privilege."""
-    acl: Mapping[str, set[str]] = {
+    acl = {
         "/vms": set(GUEST),
         f"/storage/{world.storage}": {"Datastore.AllocateSpace"},
         "/storage/local": {"Datastore.Audit"},
         f"/sdn/zones/localnetwork/{world.bridge}": {"SDN.Use"},
     }
-    return world.someone({path: privileges - {without} for path, privileges in acl.items()} | more)
+    given: dict[str, Iterable[str]] = {path: privileges - {without} for path, privileges in acl.items()}
+    return world.someone({**given, **(more or {})})
 
 
 def options(world: World, option: str) -> dict[str, Any]:
@@ -74,7 +75,7 @@ class TestCreate:
         assert answer.line.startswith(f"{DENIED} (/storage/local, Datastore.")
 
     def test_allocate_space_on_the_template_s_storage_suffices(self, world: World) -> None:
-        api = creator(world, without="Datastore.Audit", **{"/storage/local": ["Datastore.AllocateSpace"]})
+        api = creator(world, {"/storage/local": ["Datastore.AllocateSpace"]}, without="Datastore.Audit")
         world.succeeds(world.create(api))
 
     def test_a_bridge_needs_use(self, world: World) -> None:
@@ -116,7 +117,7 @@ class TestChange:
 # root@pam only
 
 FEATURES = "changing feature flags (except nesting) is only allowed for root@pam"
-ROOT_ONLY = [
+ROOT_ONLY: list[tuple[dict[str, Any], str]] = [
     ({"features": "keyctl=1", "unprivileged": 1}, FEATURES),
     ({"features": "nesting=1,fuse=1", "unprivileged": 1}, FEATURES),
     ({"mp0": "/tmp,mp=/mnt"}, "mount point type bind is only allowed for root@pam"),
@@ -198,13 +199,13 @@ class TestBackup:
         expect(answer, f"{DENIED} (/storage/{store}, Datastore.Allocate)")
 
     def test_restoring_needs_backup_on_the_owner(self, world: World, store: str, archive: str, vmid: int) -> None:
-        api = creator(world, **{f"/storage/{store}": ["Datastore.AllocateSpace"]})
+        api = creator(world, {f"/storage/{store}": ["Datastore.AllocateSpace"]})
         answer = world.create(api, ostemplate=archive, restore=1, memory=None)
         expect(answer, f"{DENIED} (/vms/{vmid}, VM.Backup)")
 
     def test_restoring_with_it(self, world: World, store: str, archive: str, vmid: int) -> None:
         rights = {f"/storage/{store}": ["Datastore.AllocateSpace"], f"/vms/{vmid}": [*GUEST, "VM.Backup"]}
-        world.succeeds(world.create(creator(world, **rights), ostemplate=archive, restore=1, memory=None))
+        world.succeeds(world.create(creator(world, rights), ostemplate=archive, restore=1, memory=None))
 
     def test_restoring_over_needs_only_backup(self, world: World, store: str, archive: str, vmid: int) -> None:
         rights = {f"/vms/{vmid}": ["VM.Backup"], "/storage": ["Datastore.AllocateSpace"]}

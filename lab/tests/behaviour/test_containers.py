@@ -69,7 +69,7 @@ class TestCreate:
         pytest.param({"rootfs": "nosuch:1"}, id="rootfs"),
         pytest.param({"storage": "nosuch"}, id="storage"),
     ])
-    def test_unknown_storage(self, world: World, wanted: dict[str, str]) -> None:
+    def test_unknown_storage(self, world: World, wanted: dict[str, Any]) -> None:
         expect(world.create(**wanted), "500 storage 'nosuch' does not exist")
 
     @pytest.mark.parametrize("wanted", [
@@ -89,7 +89,7 @@ class TestCreate:
         expect(world.create(pool="nosuch"), f"{DENIED} (pool 'nosuch' does not exist)")
 
     def test_bad_ssh_key(self, world: World) -> None:
-        expect(world.create(**{"ssh-public-keys": "nonsense"}), "500 SSH public key validation error")
+        expect(world.create(None, **{"ssh-public-keys": "nonsense"}), "500 SSH public key validation error")
 
     def test_defaults_are_written(self, world: World) -> None:
         vmid = world.container(memory=None)
@@ -116,7 +116,7 @@ class TestCreate:
         assert until(started, "vzstart")[0]["status"] == "bridge 'vmbr9' does not exist"
 
     def test_duplicate_hostname_and_address(self, world: World) -> None:
-        same = {"hostname": "twin", "net0": f"name=eth0,bridge={world.bridge},ip=10.99.0.5/24"}
+        same: dict[str, Any] = {"hostname": "twin", "net0": f"name=eth0,bridge={world.bridge},ip=10.99.0.5/24"}
         assert world.container(**same) != world.container(**same)
 
     def test_stopping_the_task_removes_the_container(self, world: World, slowly: None) -> None:

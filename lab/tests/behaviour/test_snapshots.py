@@ -48,10 +48,6 @@ class TestSnapshots:
         world.succeeds(snapshot(world, vmid))
         world.fails(snapshot(world, vmid), "snapshot name 's1' already used")
 
-    def test_storage_without_snapshots(self, world: World, plain_storage: str) -> None:
-        vmid = world.container(storage=plain_storage)
-        world.fails(snapshot(world, vmid), "snapshot feature is not available")
-
     def test_bind_mounts_have_no_snapshots(self, world: World) -> None:
         vmid = world.container(mp0="/tmp,mp=/mnt")
         world.fails(snapshot(world, vmid), "snapshot feature is not available")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ class TestUnprivileged:
 
     def test_privileged_needs_sys_modify_on_9(self, nine: World) -> None:
         expect(nine.create(creator(nine), unprivileged=0), f"{DENIED} (/, Sys.Modify)")
-        nine.succeeds(nine.create(creator(nine, **{"/": ["Sys.Modify"]}), unprivileged=0))
+        nine.succeeds(nine.create(creator(nine, {"/": ["Sys.Modify"]}), unprivileged=0))
 
     def test_an_ordinary_user_may_be_unprivileged_on_9(self, nine: World) -> None:
         nine.succeeds(nine.create(creator(nine)))
@@ -77,11 +78,11 @@ NEW_IN_9 = [
 
 class TestParameters:
     @pytest.mark.parametrize(("wanted", "name", "text"), NEW_IN_9)
-    def test_unknown_on_8(self, eight: World, wanted: dict[str, str], name: str, text: str) -> None:
+    def test_unknown_on_8(self, eight: World, wanted: dict[str, Any], name: str, text: str) -> None:
         assert eight.create(**wanted).errors == {name: text}
 
     @pytest.mark.parametrize(("wanted", "name", "text"), NEW_IN_9)
-    def test_taken_by_9(self, nine: World, wanted: dict[str, str], name: str, text: str) -> None:
+    def test_taken_by_9(self, nine: World, wanted: dict[str, Any], name: str, text: str) -> None:
         nine.succeeds(nine.create(**wanted))
 
     @pytest.mark.parametrize(("key", "value"), [("idmap", "passthrough"), ("keepattrs", "1")])

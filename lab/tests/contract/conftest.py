@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lab.tests.behaviour.process import command, environment, free_port
+from lab.tests.behaviour.process import command, environment, free_port, root_password
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Clients:
     port: int
     directory: Path
     exported: dict[str, str]
+    root_password: str
 
     @property
     def env(self) -> dict[str, str]:
@@ -35,10 +36,10 @@ class Clients:
         """Options of the modules: root@pam with its password."""
         return {
             "api_host": "127.0.0.1", "api_port": self.port, "api_user": "root@pam",
-            "api_password": self.exported["PROXMOX_PASSWORD"], "validate_certs": False,
+            "api_password": self.root_password, "validate_certs": False,
         }
 
-    def module(self, name: str, **options: Any) -> dict[str, Any]:
+    def module(self, name: str, /, **options: Any) -> dict[str, Any]:
         """Run community.proxmox.NAME as published; its result."""
         arguments = {"ANSIBLE_MODULE_ARGS": {**self.login, **options}}
         done = subprocess.run(
@@ -49,7 +50,7 @@ class Clients:
         result: dict[str, Any] = json.loads(done.stdout)
         return result
 
-    def ok(self, name: str, **options: Any) -> dict[str, Any]:
+    def ok(self, name: str, /, **options: Any) -> dict[str, Any]:
         """The same, and it must succeed."""
         result = self.module(name, **options)
         assert not result.get("failed"), result.get("msg") or result
@@ -70,7 +71,7 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
     directory, port = tmp_path_factory.mktemp("lab") / "lab", free_port()
     try:
         command("up", directory, "--port", str(port), "--driver", "memory", "--no-lag")
-        yield Clients(port, directory, environment(directory))
+        yield Clients(port, directory, environment(directory), root_password(directory))
     finally:
         command("down", directory)
 

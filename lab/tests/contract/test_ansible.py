@@ -72,7 +72,7 @@ def played(clients: Clients, project: Path) -> list[str]:
     storage = next(store["storage"] for store in stores if "rootdir" in store["content"])
     content = clients.ok("proxmox_storage_contents_info", node="pve", storage="local", content="vztmpl")
     template = content["proxmox_storage_content"][0]["volid"].rpartition("/")[2]
-    secret = {"PROXMOX_PASSWORD": clients.exported["PROXMOX_PASSWORD"], "PROXMOX_PORT": str(clients.port)}
+    secret = {"PROXMOX_PASSWORD": clients.root_password, "PROXMOX_PORT": str(clients.port)}
     recaps = []
     for state in ("present", "present", "started", "started"):
         extra = json.dumps({"state": state, "storage": storage, "template": template})

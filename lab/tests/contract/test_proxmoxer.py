@@ -20,7 +20,7 @@ def api(request: pytest.FixtureRequest, clients: Clients) -> Any:
         patch.delenv("REQUESTS_CA_BUNDLE", raising=False)
         common = {"host": "127.0.0.1", "port": clients.port, "verify_ssl": False}
         if request.param == "password":
-            return proxmoxer.ProxmoxAPI(**common, user="root@pam", password=exported["PROXMOX_PASSWORD"])
+            return proxmoxer.ProxmoxAPI(**common, user="root@pam", password=clients.root_password)
         return proxmoxer.ProxmoxAPI(
             **common, user=exported["PROXMOX_USER"], token_name=exported["PROXMOX_TOKEN_ID"],
             token_value=exported["PROXMOX_TOKEN_SECRET"],
