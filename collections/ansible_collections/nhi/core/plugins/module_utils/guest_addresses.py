@@ -59,8 +59,10 @@ def answers(address: IPv4Address, *, port: int = _PROBE_PORT, seconds: float = _
     """Whether somebody on a network of this host uses the address: an answer and a refusal both say so.
 
     Only neighbours are asked (SO_DONTROUTE): across a router a refusal may come from the router itself,
-    and an address nobody routes should not leave the house.
+    and an address nobody routes should not leave the house. Loopback answers for this host, whoever has the address.
     """
+    if address.is_loopback:
+        return False
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
         probe.settimeout(seconds)
