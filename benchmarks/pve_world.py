@@ -21,7 +21,8 @@ class World:
 
     def __init__(self, guests: int, nodes: int) -> None:
         self.nodes = [f"node{number:02d}" for number in range(1, nodes + 1)]
-        self.guests = [_guest(index, self.nodes[index % nodes]) for index in range(guests)]
+        # Twenty guests in a row hold every kind of guest; they share a node, so that all nodes are alike.
+        self.guests = [_guest(index, self.nodes[index // 20 % nodes]) for index in range(guests)]
 
     def addresses(self) -> dict[str, str]:
         """The IPv4 address of every running guest by its name: what a scan has to find."""

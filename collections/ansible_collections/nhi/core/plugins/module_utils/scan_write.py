@@ -19,6 +19,7 @@ from .scan_changes import changed_guests, difference, meaning, merge_infrastruct
 from .scan_memory import ScanMemory
 from .scan_options import ScanOptions
 from .state_document import Document, counts, empty_document, utc_now
+from .state_validation import prepare_full_check
 
 if TYPE_CHECKING:
     from .state import StateSnapshot, StateStore
@@ -50,7 +51,6 @@ def new_document(
             "kind": result.kind,
             "duration_seconds": round(duration_seconds, 4),
             "api_calls": result.api_calls,
-            "phases": dict(result.durations),
         },
     }
     return document
@@ -108,6 +108,8 @@ def run_scan(
     started = time.perf_counter()
     directory = Path(store.directory)
     base = store.read_or_none()
+    if base is None and not dry_run:
+        prepare_full_check()
     memory = ScanMemory.load(directory, endpoint)
     result = Scanner(client, memory, catalogue, options, identity=identity).scan(base.document if base else None)
     writing = time.perf_counter()

@@ -10,7 +10,9 @@ or looks wrong, goes to jsonschema, which has the last word and is loaded only t
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 from .errors import StateError, StateInvalidError
@@ -52,6 +54,17 @@ def validate_document(document: Any, previous: Any = None) -> None:
         raise StateInvalidError(
             f"The document does not follow the schema of state.json: {'; '.join(errors[:_SHOWN_ERRORS])}{more}"
         )
+
+
+def prepare_full_check() -> None:
+    """Load jsonschema in a thread of its own, for a caller that waits for something else meanwhile."""
+    threading.Thread(target=_load_jsonschema, daemon=True).start()
+
+
+def _load_jsonschema() -> None:
+    # Where it is missing, the check says so.
+    with contextlib.suppress(ImportError):
+        import jsonschema  # noqa: F401
 
 
 def _part_errors(path: Path, value: Any, schema: Schema) -> Iterator[str]:
