@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,12 +93,13 @@ class Dispatcher:
             seen.user = self._lab.auth.authenticate(
                 request.authorization, request.cookie, request.csrf, request.method
             )
-        params = {**(request.query or {}), **(await request.body() if request.body else {})}
-        seen.params = params
+        query, body = request.query or {}, await request.body() if request.body else {}
+        seen.params = params = {**query, **body}
         if found is None or endpoint is None:
             raise not_implemented(request.method, request.path)
         route, placeholders = found
         _refuse_conflicts(placeholders, params)
+        _refuse_conflicts(query, body)
         return await self._call(route, endpoint, seen.user, placeholders, {**params, **placeholders})
 
     async def _call(
@@ -139,8 +141,8 @@ class Dispatcher:
             raise PlainError(596, "Connection timed out", "")
 
 
-def _refuse_conflicts(placeholders: dict[str, str], params: dict[str, Any]) -> None:
-    conflicting = [name for name in placeholders.keys() & params.keys() if str(params[name]) != placeholders[name]]
+def _refuse_conflicts(uri: Mapping[str, Any], params: dict[str, Any]) -> None:
+    conflicting = [name for name in uri.keys() & params.keys() if str(params[name]) != str(uri[name])]
     if conflicting:
         text = "duplicate parameter (already defined in URI) with conflicting values!"
         raise ApiError(400, "Parameter verification failed.", dict.fromkeys(conflicting, text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import logging
 import re
@@ -14,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qsl, unquote
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -24,6 +26,10 @@ from lab.server.requestlog import RequestLog
 
 LOG = logging.getLogger("lab.transport")
 MAX_BODY = 512 * 1024
+MAX_HEADERS = 64
+MAX_REQUESTS = 1000  # per connection
+COMPRESSED_FROM = 1024
+PARSER = "/usr/share/perl5/PVE/APIServer/AnyEvent.pm"
 TLS_HANDSHAKE = b"\x16"
 PEEK_SECONDS = 10.0
 FORMATTERS = {"json", "extjs"}
@@ -47,6 +53,7 @@ class Server:
         self._socket: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._connecting: set[asyncio.Task[None]] = set()
+        self._served: WeakKeyDictionary[asyncio.Transport | None, int] = WeakKeyDictionary()
 
     async def listen(self, host: str, port: int) -> int:
         """Begin to serve; answers the port (of interest when 0 was asked)."""
@@ -109,9 +116,15 @@ class Server:
         else:
             answer = await self._dispatcher.answer(request)
         self._log.write(http.method, path, answer, time.monotonic() - started)
-        return _response(answer)
+        response = _response(answer, http.headers.get("Accept-Encoding", ""))
+        self._served[http.transport] = self._served.get(http.transport, 0) + 1
+        if answer.status >= 400 or self._served[http.transport] >= MAX_REQUESTS:
+            response.force_close()
+        return response
 
     def _understand(self, http: web.BaseRequest, path: str) -> Request:
+        if len(http.headers) > MAX_HEADERS:
+            raise PlainError(500, f"too many http header lines (> {MAX_HEADERS})")
         if http.method not in METHODS:
             raise PlainError(501, f"method '{http.method}' not available", "")
         match = re.fullmatch(r"/api2/([^/]+)(/.*)?", path)
@@ -182,23 +195,26 @@ def _json_object(text: str) -> dict[str, Any]:
         document = json.loads(text)
     except ValueError:
         where = 'at character offset 0 (before "' + text[:20].replace("\n", " ") + '...")'
-        raise PlainError(500, f"malformed JSON string, neither tag, array, object, number, string or atom, {where}") from None
+        text = f"malformed JSON string, neither tag, array, object, number, string or atom, {where}"
+        raise PlainError(500, f"{text} at {PARSER} line 917.") from None
     if not isinstance(document, dict):
-        raise PlainError(500, "Not a HASH reference")
+        raise PlainError(500, f"Not a HASH reference at {PARSER} line 918.")
     return {key: value for key, value in document.items() if value is not None}
 
 
-def _response(answer: Answer) -> web.Response:
+def _response(answer: Answer, accepted: str) -> web.Response:
     response = web.Response(status=answer.status, reason=answer.reason.encode("ascii", "replace").decode())
     if answer.content_type:
-        response.body = answer.body.encode()
+        body = answer.body.encode()
+        packed = len(body) > COMPRESSED_FROM and "gzip" in accepted
+        response.body = gzip.compress(body, 1) if packed else body
+        if packed:
+            response.headers["Content-Encoding"] = "gzip"
         response.headers["Content-Type"] = answer.content_type
     now = formatdate(usegmt=True)
     response.headers.update(
         {"Server": "pve-api-daemon/3.0", "Cache-Control": "max-age=0", "Pragma": "no-cache", "Date": now, "Expires": now}
     )
-    if answer.status >= 400:
-        response.force_close()
     return response
 
 
