@@ -17,6 +17,8 @@ KINDS = {
     "slow": "calls take --delay seconds longer (--node, --path)",
     "dead-agent": "guest agents answer after --delay seconds (3) that they do not run (--vmid)",
     "task-fail": "tasks fail half-way, after the driver's work (--task TYPE, --vmid, --text)",
+    "task-slow": "tasks take --delay seconds longer, before the driver's work (--task TYPE, --vmid)",
+    "task-warn": "tasks that succeed end as `WARNINGS: 1` (--task TYPE, --vmid, --text)",
     "stuck-lock": "guests are locked (--vmid, --text LOCK, default backup)",
     "config-lock": "the guest's configuration file stays locked: calls time out after --delay seconds (10) (--vmid)",
     "storage-full": "a storage has no space left (--storage)",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from lab.drivers.base import DriverError
-from lab.faults import Faults
+from lab.faults import Fault, Faults
 from lab.model import TaskRecord
 from lab.server.errors import ApiError
 from lab.store import Store
@@ -42,6 +42,7 @@ class Task:
 
     async def drive(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a driver call in a thread. An interrupt takes effect only when the driver has come back."""
+        await self._wait_on_order()
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
         try:
@@ -54,11 +55,27 @@ class Task:
         self._fail_on_order()
         return result
 
-    def _fail_on_order(self) -> None:
+    def _fault(self, kind: str) -> Fault | None:
         vmid = int(self.record.id) if self.record.id.isdigit() else 0
-        fault = self._faults.take("task-fail", task=self.record.type, vmid=vmid, node=self.record.node)
+        return self._faults.take(kind, task=self.record.type, vmid=vmid, node=self.record.node)
+
+    async def _wait_on_order(self) -> None:
+        fault = self._fault("task-slow")
+        if fault:
+            await asyncio.sleep(fault.delay or 1.0)
+
+    def _fail_on_order(self) -> None:
+        fault = self._fault("task-fail")
         if fault:
             raise TaskError(fault.text or "command failed: exit code 1 (fault task-fail)")
+
+    def outcome(self) -> str:
+        """How a worker that did its work ends: warnings are a success."""
+        fault = self._fault("task-warn")
+        if not fault:
+            return "OK"
+        self.log(f"WARN: {fault.text or 'something to look at (fault task-warn)'}")
+        return "WARNINGS: 1"
 
     def close(self) -> None:
         self._log.close()
@@ -105,7 +122,7 @@ class Tasks:
     async def _run(self, task: Task, work: Work) -> None:
         try:
             await work(task)
-            status = "OK"
+            status = task.outcome()
         except (TaskError, ApiError) as error:
             status = str(error).rstrip("\n")
         except asyncio.CancelledError:
@@ -114,7 +131,8 @@ class Tasks:
             status = f"internal error of the lab: {error!r}"
             raise
         finally:
-            task.log("TASK OK" if status == "OK" else f"TASK ERROR: {status}")
+            succeeded = status == "OK" or status.startswith("WARNINGS: ")
+            task.log(f"TASK {status}" if succeeded else f"TASK ERROR: {status}")
             task.close()
             task.record.endtime, task.record.exitstatus = int(time.time()), status
             if task.record.upid in self._store.tasks:

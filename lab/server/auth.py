@@ -79,7 +79,7 @@ class Authenticator:
         if not user or not _is_active(user):
             raise Unauthorized("authentication failure", body=True)
         if password.startswith("PVE:"):
-            if self.check_ticket(password) == userid:
+            if self._ticket_user(password) == userid:
                 return
         elif user.password:
             salt, _, digest = user.password.partition("$")
@@ -92,15 +92,21 @@ class Authenticator:
         return f"{plain}::{self._sign(plain)}"
 
     def check_ticket(self, ticket: str) -> str:
-        """The user of a valid ticket."""
+        """The user of a valid ticket, or 401."""
+        userid = self._ticket_user(ticket)
+        if userid is None:
+            raise Unauthorized("Authentication failed!")
+        return userid
+
+    def _ticket_user(self, ticket: str) -> str | None:
         plain, _, signature = ticket.partition("::")
         match = re.fullmatch(r"PVE:(.+):([0-9A-F]{8})", plain)
         if not match or not hmac.compare_digest(signature, self._sign(plain)):
-            raise Unauthorized("Authentication failed!")
+            return None
         user = self._store.users.get(match[1])
         age = time.time() - int(match[2], 16)
         if not user or not _is_active(user) or not -300 < age < TICKET_SECONDS:
-            raise Unauthorized("Authentication failed!")
+            return None
         return user.userid
 
     def csrf_token(self, userid: str) -> str:
