@@ -67,9 +67,10 @@ fix: ## Let ruff mend and format what it can
 	@scripts/bootstrap.sh dev
 	@$(in_env) ruff check --fix --quiet; ruff format --quiet
 
-bench: ## Measure the scan and the inventory against community.proxmox
+bench: ## Measure the scan and the inventory against community.proxmox (about 10 minutes)
 	@scripts/bootstrap.sh dev
-	@$(python) -m benchmarks
+	@$(python) -m benchmarks.scan
+	@$(python) -m benchmarks.inventory
 
 lab-up: ## Start the lab: a Proxmox VE API on real containers when root, in memory when not
 	@scripts/bootstrap.sh demo
