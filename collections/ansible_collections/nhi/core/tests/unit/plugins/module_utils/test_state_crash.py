@@ -8,14 +8,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, StateCorruptError, StateMissingError
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
+from ansible_collections.nhi.core.tests.unit.plugins.module_utils.fast_directory import fast_directory
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.faulty_disk import (
+    REAL_WRITE,
     Call,
     Disk,
     DiskModel,
@@ -38,11 +41,8 @@ LONGEST_WRITE = 40
 
 @pytest.fixture
 def ramdisk() -> Iterator[Path]:
-    """A temporary directory where fsync costs nothing, if there is one: thousands of files are flushed here."""
-    shared_memory = Path("/dev/shm")
-    parent = shared_memory if os.access(shared_memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=parent, prefix="nhi-test-") as directory:
-        yield Path(directory)
+    with fast_directory() as directory:
+        yield directory
 
 
 def name_in(document: Document) -> str:
@@ -137,6 +137,26 @@ def test_a_writer_killed_at_any_call_leaves_the_old_or_the_new_state(
     assert seen == {before, "new"}
 
 
+@pytest.mark.parametrize("begin", BEGINNINGS)
+def test_ctrl_c_at_any_call_leaves_the_old_or_the_new_state_and_frees_the_lock(
+    ramdisk: Path, begin: Callable[[Path], None]
+) -> None:
+    def interrupt(_call: Call, _real: Callable[..., Any]) -> None:
+        raise KeyboardInterrupt
+
+    for at in range(LONGEST_WRITE):
+        directory = ramdisk / str(at)
+        begin(directory)
+        before = name_now(directory)
+        faulty = FaultyOs(at=at, fault=interrupt)
+        with faulty.installed(), suppress(KeyboardInterrupt):
+            write(directory, NEW)
+        assert name_now(directory) in (before, "new")
+        assert_next_write_needs_no_help(directory)
+        if at >= len(faulty.calls):
+            break
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("begin", BEGINNINGS)
 def test_a_call_that_fails_is_one_line_and_loses_nothing(
@@ -174,27 +194,55 @@ def test_a_call_that_fails_is_one_line_and_loses_nothing(
 
 
 def test_a_disk_that_fills_up_in_the_middle_of_a_file_leaves_no_litter(ramdisk: Path) -> None:
-    def fill_up(call: Call, real: Callable[..., Any]) -> Any:
-        if call.name == "write":
-            os.pwrite(call.arguments[0], b"half", 0)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real()
+    def fill_up(call: Call, _real: Callable[..., Any]) -> Any:
+        os.pwrite(call.arguments[0], b"half", 0)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     begin_published(ramdisk / "state")
-    for at in range(LONGEST_WRITE):
-        faulty = FaultyOs(at=at, fault=fill_up)
-        with faulty.installed():
-            try:
-                write(ramdisk / "state", NEW)
-            except NHIError as error:
-                assert "no space left on device" in str(error)
-                assert name_now(ramdisk / "state") == "old"
-                assert not list((ramdisk / "state").glob("*.tmp"))
-                continue
-        break_off = at >= len(faulty.calls)
+    dry_run = FaultyOs()
+    with dry_run.installed():
         write(ramdisk / "state", OLD)
-        if break_off:
+    writes = [number for number, call in enumerate(dry_run.calls) if call.name == "write"]
+    assert len(writes) == 2
+    for at in writes:
+        with FaultyOs(at=at, fault=fill_up).installed(), pytest.raises(NHIError, match="no space left on device"):
+            write(ramdisk / "state", NEW)
+        assert name_now(ramdisk / "state") == "old"
+        assert not list((ramdisk / "state").glob("*.tmp"))
+
+
+def test_a_rename_that_reports_failure_although_it_happened_loses_nothing(ramdisk: Path) -> None:
+    """NFS does that when an answer is lost."""
+
+    def lie(_call: Call, real: Callable[..., Any]) -> None:
+        real()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for at in range(LONGEST_WRITE):
+        directory = ramdisk / str(at)
+        begin_published(directory)
+        faulty = FaultyOs(at=at, fault=lie)
+        with faulty.installed(), suppress(NHIError):
+            write(directory, NEW)
+        assert name_now(directory) in ("old", "new")
+        assert_next_write_needs_no_help(directory)
+        if at >= len(faulty.calls):
             break
+
+
+def test_a_kernel_that_writes_a_few_bytes_at_a_time_is_served(ramdisk: Path) -> None:
+    with mock.patch("os.write", lambda descriptor, data: REAL_WRITE(descriptor, bytes(data)[:100])):
+        write(ramdisk, NEW)
+    assert name_now(ramdisk) == "new"
+
+
+def test_a_leftover_is_replaced_and_never_rewritten(ramdisk: Path) -> None:
+    begin_littered(ramdisk / "state")
+    for name in ("state.json.tmp", "state.json.checksum.tmp"):
+        os.link(ramdisk / "state" / name, ramdisk / name)
+    write(ramdisk / "state", NEW)
+    assert (ramdisk / "state.json.tmp").read_bytes() == b'{"half'
+    assert (ramdisk / "state.json.checksum.tmp").read_bytes() == b"0123"
 
 
 def assert_survives(disk: Disk, directory: Path, allowed: set[str | None]) -> None:
@@ -236,6 +284,7 @@ def test_power_lost_at_any_moment_leaves_the_old_or_the_new_state(ramdisk: Path,
     for number, disk in enumerate(sorted(disks)):
         assert_survives(dict(disk), ramdisk / f"disk-{number}", {before, "new"})
     for number, disk in enumerate(disks_after(states[-1:])):
+        assert b'"new"' in dict(disk)["state.json"]
         assert_survives(dict(disk), ramdisk / f"done-{number}", {"new"})
 
 
@@ -256,13 +305,17 @@ def test_power_lost_after_a_writer_was_killed_and_another_one_went_on(ramdisk: P
         assert_survives(dict(disk), ramdisk / f"disk-{number}", {"old", "new", "next"})
 
 
+def begin_edited(directory: Path) -> None:
+    begin_published(directory)
+    state = directory / "state.json"
+    state.write_bytes(state.read_bytes().replace(b'"old"', b'"edited"'))
+
+
 @pytest.mark.parametrize("kill", KILLS)
 def test_regenerating_killed_at_any_call_can_be_repeated(ramdisk: Path, kill: Kill) -> None:
     for at in range(LONGEST_WRITE):
         directory = ramdisk / str(at)
-        begin_published(directory)
-        state = directory / "state.json"
-        state.write_bytes(state.read_bytes().replace(b'"old"', b'"edited"'))
+        begin_edited(directory)
         faulty = FaultyOs(at=at)
         faulty.fault = lambda call, real, faulty=faulty: kill(faulty, call, real)
         store = StateStore(directory, patience=0, lock_timeout=0)
@@ -283,3 +336,15 @@ def test_regenerating_killed_at_any_call_can_be_repeated(ramdisk: Path, kill: Ki
         if finished:
             break
     assert at > 5
+
+
+def test_power_lost_after_regenerating_keeps_the_edit(ramdisk: Path) -> None:
+    directory = ramdisk / "state"
+    begin_edited(directory)
+    model = DiskModel.of(directory)
+    edited = model.names["state.json"]
+    model.durable_contents[edited] = b"the editor did not wait for the disk"
+    with FaultyOs(observer=model.observe).installed():
+        assert StateStore(directory, patience=0).regenerate_checksum()
+    for number, disk in enumerate(disks_after([model])):
+        assert_survives(dict(disk), ramdisk / f"disk-{number}", {"edited"})
