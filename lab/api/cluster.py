@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from lab import host
 from lab.broadcast import Status
 from lab.core import Lab
-from lab.model import Guest, Storage
+from lab.model import Guest, Storage, TaskRecord
 from lab.server.call import Call
 from lab.server.errors import bad_parameter
 from lab.server.router import route
@@ -16,6 +18,7 @@ from lab.api.storage import space
 from lab.api.tasks import may_see, listed
 
 FIRST_VMID = 100
+ENDED_PER_NODE = 25
 
 
 @route("GET", "/version")
@@ -61,7 +64,17 @@ async def status(call: Call) -> Any:
 async def tasks(call: Call) -> Any:
     everything = call.has("/", "Sys.Audit")
     records = [record for record in call.lab.store.tasks.values() if everything or may_see(call, record)]
-    return [listed(record, saved=True) for record in sorted(records, key=lambda r: (-r.starttime, -r.pid))[:100]]
+    newest = sorted(records, key=lambda record: (-record.starttime, -record.pid))
+    return [listed(record, saved=True) for record in _broadcast(newest)]
+
+
+def _broadcast(newest: list[TaskRecord]) -> Iterator[TaskRecord]:
+    """What nodes tell each other: all that runs, and only the latest of what has ended."""
+    ended: Counter[str] = Counter()
+    for record in newest:
+        ended[record.node] += bool(record.exitstatus)
+        if not record.exitstatus or ended[record.node] <= ENDED_PER_NODE:
+            yield record
 
 
 def is_online(lab: Lab, node: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from lab.api.guest_shape import status
-from lab.drivers.base import Interface
+from lab.drivers.base import Interface, Usage
 from lab.model import Guest
 from lab.server.call import Call
 from lab.server.errors import failure
@@ -54,20 +54,18 @@ async def interfaces(call: Call) -> Any:
     """null for a container that does not run."""
     guest = call.lab.guest(call.node, "lxc", call.vmid)
     found = await call.lab.drive(call.lab.driver.interfaces, guest.vmid)
-    return [_interface(entry, call.lab.config.pve_version) for entry in found] or None
+    return [_interface(entry) for entry in found] or None
 
 
-def _interface(entry: Interface, pve_version: int) -> dict[str, Any]:
+def _interface(entry: Interface) -> dict[str, Any]:
     v4 = [address for address in entry.addresses if ":" not in address]
     v6 = [address for address in entry.addresses if ":" in address]
-    shown: dict[str, Any] = {"name": entry.name, "hwaddr": entry.mac.lower()}
+    shown: dict[str, Any] = {"name": entry.name, "hwaddr": entry.mac.lower(), "hardware-address": entry.mac.lower()}
     if v4:
         shown["inet"] = v4[0]
     if v6:
         shown["inet6"] = v6[0]
-    if pve_version >= 9:
-        shown |= {"hardware-address": entry.mac.lower(), "ip-addresses": _addresses(entry, "inet", "inet6")}
-    return shown
+    return {**shown, "ip-addresses": _addresses(entry, "inet", "inet6")}
 
 
 def _addresses(entry: Interface, v4: str, v6: str) -> list[dict[str, Any]]:
@@ -123,7 +121,13 @@ async def agent_os(call: Call) -> Any:
 async def agent_interfaces(call: Call) -> Any:
     guest = await _agent_guest(call)
     found = await call.lab.drive(call.lab.driver.interfaces, guest.vmid)
-    shown = [
-        {"name": e.name, "hardware-address": e.mac.lower(), "ip-addresses": _addresses(e, "ipv4", "ipv6")} for e in found
-    ]
-    return {"result": shown}
+    usage = await call.lab.usage(guest.vmid)
+    return {"result": [_agent_interface(entry, usage) for entry in found]}
+
+
+def _agent_interface(entry: Interface, usage: Usage) -> dict[str, Any]:
+    received, sent = (0, 0) if entry.name == "lo" else (usage.netin, usage.netout)
+    return {
+        "name": entry.name, "hardware-address": entry.mac.lower(), "ip-addresses": _addresses(entry, "ipv4", "ipv6"),
+        "statistics": {"rx-bytes": received, "rx-dropped": 0, "rx-errs": 0, "tx-bytes": sent, "tx-dropped": 0, "tx-errs": 0},
+    }  # fmt: skip

@@ -17,7 +17,7 @@ from lab.store import Store
 
 TICKET_SECONDS = 2 * 3600
 COOKIE = "PVEAuthCookie"
-_TOKEN_HEADER = re.compile(r"(?:^|\s)PVEAPIToken(?:=| )([^;]*)")
+_TOKEN_HEADER = re.compile(r"(?:^|\s)PVEAPIToken(=| )([^;]*)")
 
 
 def hash_password(password: str) -> str:
@@ -55,7 +55,9 @@ class Authenticator:
         match = _TOKEN_HEADER.search(authorization)
         if not match:
             raise Unauthorized("No ticket")
-        return self._check_token(unquote(match[1]))
+        if match[1] != "=":
+            raise Unauthorized("Authentication failed!")
+        return self._check_token(unquote(match[2]))
 
     def _check_token(self, text: str) -> str:
         auth_id, _, secret = text.rpartition("=")

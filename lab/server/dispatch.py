@@ -61,7 +61,7 @@ class Dispatcher:
         try:
             data = await self._handle(request, seen)
         except PlainError as error:
-            return self._finish(seen, error.status, error.reason, error.body, "text/plain;charset=UTF-8")
+            return self._finish(seen, error.status, error.reason, error.body, f"text/{error.kind};charset=UTF-8")
         except Unauthorized as error:
             await asyncio.sleep(self._lab.config.auth_delay)
             if not error.body:
@@ -131,7 +131,7 @@ class Dispatcher:
         if faults.take("daemon-crash", **facts):
             self._lab.crash()
         if faults.take("captive-html", **facts):
-            raise PlainError(200, "OK", CAPTIVE_PAGE)
+            raise PlainError(200, "OK", CAPTIVE_PAGE, kind="html")
         slow = faults.take("slow", **facts)
         if slow:
             await asyncio.sleep(slow.delay or 1.0)

@@ -27,10 +27,11 @@ class Unauthorized(ApiError):
 
 
 class PlainError(ApiError):
-    """An error from before the API proper: its body is plain text (or empty)."""
+    """An error from before the API proper: its body is text (or empty)."""
 
-    def __init__(self, status: int, message: str, body: str | None = None) -> None:
+    def __init__(self, status: int, message: str, body: str | None = None, *, kind: str = "plain") -> None:
         super().__init__(status, message)
+        self.kind = kind
         self.body = message if body is None else body
 
 

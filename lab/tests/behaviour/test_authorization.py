@@ -126,7 +126,7 @@ def test_calls_open_to_everybody(powerless: Api, path: str) -> None:
     assert powerless.get(path).line == "200 OK"
 
 
-BARE_NODE = {"id": f"node/{NODE}", "type": "node", "node": NODE, "status": "online", "level": "", "cgroup-mode": 1}
+BARE_NODE = {"id": f"node/{NODE}", "type": "node", "node": NODE, "status": "online", "level": "", "cgroup-mode": 2}
 
 
 def test_resources_without_rights_are_bare_nodes(world: World, powerless: Api) -> None:

@@ -59,6 +59,8 @@ class TestCreate:
     def test_an_option_needs_its_privilege(self, world: World, option: str, privilege: str) -> None:
         vmid = world.vmid()
         wanted = {"memory": None, **options(world, option)}
+        if option == "mp0":
+            wanted |= options(world, "rootfs")
         answer = world.create(creator(world, without=privilege), vmid=vmid, **wanted)
         expect(answer, f"{DENIED} (/vms/{vmid}, {privilege})")
 

@@ -81,6 +81,9 @@ class TestCreate:
             "storage": "storage 'local' does not support container directories"
         }
 
+    def test_a_mount_point_without_rootfs(self, world: World) -> None:
+        assert world.create(mp0=f"{world.storage}:1,mp=/data").status == 500
+
     def test_unknown_bridge_fails_at_the_start(self, world: World) -> None:
         vmid = world.container(net0="name=eth0,bridge=vmbr9,ip=dhcp")
         world.fails(world.root.post(ct(vmid, "/status/start")), "bridge 'vmbr9' does not exist")

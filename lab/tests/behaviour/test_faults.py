@@ -102,12 +102,6 @@ class TestTasks:
         assert f"lxc/{vmid}" not in world.resources()
         world.succeeds(world.create(vmid=vmid))
 
-    def test_a_failed_start_leaves_it_stopped(self, world: World) -> None:
-        vmid = world.container()
-        with world.fault("task-fail", task="vzstart", vmid=vmid, text="startup failed"):
-            world.fails(world.root.post(ct(vmid, "/status/start")), "startup failed")
-        assert world.root.get(ct(vmid, "/status/current")).data["status"] == "stopped"
-
     def test_a_failed_snapshot_leaves_its_lock(self, world: World) -> None:
         vmid = world.container()
         with world.fault("task-fail", task="vzsnapshot", vmid=vmid, text="snapshot failed"):

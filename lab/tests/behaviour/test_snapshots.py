@@ -49,7 +49,7 @@ class TestSnapshots:
         world.fails(snapshot(world, vmid), "snapshot name 's1' already used")
 
     def test_bind_mounts_have_no_snapshots(self, world: World) -> None:
-        vmid = world.container(mp0="/tmp,mp=/mnt")
+        vmid = world.container(rootfs=f"{world.storage}:1", mp0="/tmp,mp=/mnt")
         world.fails(snapshot(world, vmid), "snapshot feature is not available")
 
     def test_deleted(self, world: World) -> None:

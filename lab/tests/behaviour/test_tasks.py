@@ -48,8 +48,8 @@ class TestUpid:
         done = [
             run(world.create(vmid=vmid)), run(post(ct(vmid, "/status/start"))), run(post(ct(vmid, "/status/reboot"))),
             run(post(ct(vmid, "/status/shutdown"))), run(post(ct(vmid, "/status/start"))),
-            run(post(ct(vmid, "/status/stop"))), run(post(ct(vmid, "/snapshot"), snapname="s")),
-            run(post(ct(vmid, "/snapshot/s/rollback"))), run(world.root.delete(ct(vmid, "/snapshot/s"))),
+            run(post(ct(vmid, "/status/stop"))), run(post(ct(vmid, "/snapshot"), snapname="s1")),
+            run(post(ct(vmid, "/snapshot/s1/rollback"))), run(world.root.delete(ct(vmid, "/snapshot/s1"))),
             run(world.root.put(ct(vmid, "/resize"), disk="rootfs", size="+1G")),
             run(post(ct(vmid, "/clone"), newid=new, full=1)), run(world.root.delete(ct(vmid))),
         ]
@@ -65,8 +65,8 @@ class TestUpid:
             run(post(f"/nodes/{NODE}/qemu", vmid=vmid)), run(post(vm(vmid, "/status/start"))),
             run(post(vm(vmid, "/status/reboot"))), run(post(vm(vmid, "/status/shutdown"))),
             run(post(vm(vmid, "/status/start"))), run(post(vm(vmid, "/status/stop"))),
-            run(post(vm(vmid, "/snapshot"), snapname="s")), run(post(vm(vmid, "/snapshot/s/rollback"))),
-            run(world.root.delete(vm(vmid, "/snapshot/s"))), run(post(vm(vmid, "/clone"), newid=new, full=1)),
+            run(post(vm(vmid, "/snapshot"), snapname="s1")), run(post(vm(vmid, "/snapshot/s1/rollback"))),
+            run(world.root.delete(vm(vmid, "/snapshot/s1"))), run(post(vm(vmid, "/clone"), newid=new, full=1)),
             run(post(vm(vmid, "/config"), onboot=1)), run(world.root.delete(vm(vmid))),
         ]
         assert [upid.split(":")[5] for upid in done] == [

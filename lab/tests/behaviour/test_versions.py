@@ -92,7 +92,7 @@ class TestParameters:
         assert answer.errors == {"mp0": f"invalid format - {UNKNOWN_KEY}: {key}\n"}
 
     def test_mount_point_keepattrs_taken_by_9(self, nine: World) -> None:
-        nine.succeeds(nine.create(mp0=f"{nine.storage}:1,mp=/data,keepattrs=1"))
+        nine.succeeds(nine.create(rootfs=f"{nine.storage}:1", mp0=f"{nine.storage}:1,mp=/data,keepattrs=1"))
 
     def test_ha_needs_sys_console_on_9(self, nine: World) -> None:
         expect(nine.create(creator(nine), **{"ha-managed": 1}), f"{DENIED} (/, Sys.Console)")
