@@ -150,7 +150,7 @@ def test_what_is_no_task_id_is_refused_before_asking(server: ApiServer, client: 
 
 def test_pauses_grow_and_stay_below_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(proxmox_tasks.time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "sleep", pauses.append)
 
     class TenTimesRunning:
         asked = 0

@@ -1,0 +1,180 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Probes against real servers on loopback."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from ansible_collections.nhi.core.plugins.module_utils.probe import ProbeResult, Target, probe_all
+from ansible_collections.nhi.core.tests.unit.plugins.api_server import Reply, api_server
+
+Talk = Callable[[socket.socket], None]
+
+
+@contextmanager
+def listening(talk: Talk) -> Iterator[int]:
+    """A TCP server that has the same talk with everybody."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _address = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    talk(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def says(answer: bytes, wants: bytes = b"") -> Talk:
+    """Answer once, when what came holds what is wanted."""
+
+    def talk(connection: socket.socket) -> None:
+        if wants in connection.recv(4096):
+            connection.sendall(answer)
+
+    return talk
+
+
+def probe(port: int, kind: str, **more: object) -> ProbeResult:
+    target = Target("127.0.0.1", port, kind, **more)  # type: ignore[arg-type]
+    return probe_all([target])[target]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def postgres_error(code: str, message: str) -> bytes:
+    fields = b"SFATAL\0C" + code.encode() + b"\0M" + message.encode() + b"\0\0"
+    return b"E" + struct.pack("!i", len(fields) + 4) + fields
+
+
+def test_an_open_port_is_healthy_and_has_a_latency() -> None:
+    with listening(lambda connection: None) as port:
+        result = probe(port, "tcp")
+    assert (result.health, result.detail) == ("healthy", "connected")
+    assert result.latency_ms is not None
+    assert 0 <= result.latency_ms < 1000
+
+
+@pytest.mark.parametrize("kind", ["tcp", "http", "https", "redis", "postgresql"])
+def test_a_closed_port_is_unhealthy(kind: str) -> None:
+    assert probe(free_port(), kind) == ProbeResult("unhealthy", "connection refused")
+
+
+@pytest.mark.parametrize(
+    ("answer", "health", "detail"),
+    [
+        (b"+PONG\r\n", "healthy", "PONG"),
+        (b"-NOAUTH Authentication required.\r\n", "healthy", "NOAUTH"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", "unhealthy", "LOADING Redis is loading"),
+        (b"-DENIED Redis is running in protected mode\r\n", "unhealthy", "DENIED"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "unhealthy", "SSH-2.0"),
+    ],
+)
+def test_redis(answer: bytes, health: str, detail: str) -> None:
+    with listening(says(answer, b"PING\r\n")) as port:
+        result = probe(port, "redis")
+    assert result.health == health
+    assert detail in result.detail
+
+
+@pytest.mark.parametrize(
+    ("answer", "health"),
+    [
+        (b"R" + struct.pack("!ii", 8, 10) , "healthy"),
+        (postgres_error("28000", "no pg_hba.conf entry for host"), "healthy"),
+        (postgres_error("3D000", 'database "postgres" does not exist'), "healthy"),
+        (postgres_error("57P03", "the database system is starting up"), "unhealthy"),
+        (postgres_error("53300", "sorry, too many clients already"), "unhealthy"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "unhealthy"),
+    ],
+)  # fmt: skip
+def test_postgresql(answer: bytes, health: str) -> None:
+    with listening(says(answer, struct.pack("!i", 196608) + b"user\0")) as port:
+        assert probe(port, "postgresql").health == health
+
+
+def test_a_postgresql_that_starts_up_says_so() -> None:
+    with listening(says(postgres_error("57P03", "the database system is starting up"))) as port:
+        assert probe(port, "postgresql").detail == "the database system is starting up"
+
+
+def test_http_expects_a_status_at_a_path() -> None:
+    with listening(says(b"HTTP/1.1 204 No Content\r\n\r\n", b"GET /ready HTTP/1.1\r\n")) as port:
+        assert probe(port, "http", path="/ready", expect_status=204).health == "healthy"
+        assert probe(port, "http", path="/ready").detail == "HTTP 204"
+        assert probe(port, "http", path="/ready").health == "unhealthy"
+
+
+def test_https_does_not_care_who_signed() -> None:
+    with api_server() as server:
+        server.answer = lambda _request: Reply({"fine": True})
+        assert probe(server.port, "https").health == "healthy"
+
+
+def test_a_server_that_hangs_up_is_unhealthy() -> None:
+    with listening(lambda connection: None) as port:
+        assert probe(port, "redis").health == "unhealthy"
+
+
+def test_a_server_that_never_answers_costs_its_timeout_twice_and_no_more() -> None:
+    def silent(connection: socket.socket) -> None:
+        connection.recv(4096)
+        time.sleep(0.3)
+
+    with listening(silent) as port:
+        started = time.monotonic()
+        result = probe(port, "redis", timeout_seconds=0.1)
+    assert (result.health, result.detail) == ("unhealthy", "no answer within 0.1 s")
+    assert time.monotonic() - started < 2
+
+
+def test_one_failure_is_not_yet_an_outage() -> None:
+    answers = iter([b"-LOADING\r\n", b"+PONG\r\n"])
+
+    def recovering(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(next(answers))
+
+    with listening(recovering) as port:
+        assert probe(port, "redis").health == "healthy"
+
+
+def test_what_is_late_for_all_is_unknown_and_the_rest_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, listening(says(b"+PONG\r\n")) as port:
+        slow = Target("127.0.0.1", silent.getsockname()[1], "redis", timeout_seconds=20)
+        quick = Target("127.0.0.1", port, "redis")
+        started = time.monotonic()
+        results = probe_all([slow, quick], deadline_seconds=0.5)
+    assert time.monotonic() - started < 5
+    assert (results[slow].health, results[quick].health) == ("unknown", "healthy")
+
+
+def test_many_targets_are_asked_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as silent:
+        port = silent.getsockname()[1]
+        targets = [Target("127.0.0.1", port, "redis", 0.3, f"/{number}") for number in range(50)]
+        started = time.monotonic()
+        results = probe_all(targets)
+    assert time.monotonic() - started < 5
+    assert {result.health for result in results.values()} == {"unhealthy"}
+
+
+def test_an_endpoint_without_a_check_is_not_asked() -> None:
+    assert probe_all([Target("127.0.0.1", 9, "none")]) == {}
