@@ -59,10 +59,9 @@ from typing import Any
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
-
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import find_entry
+from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import read_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
-from ansible_collections.nhi.core.plugins.plugin_utils.catalogue_files import read_catalogue
 
 
 class LookupModule(LookupBase):

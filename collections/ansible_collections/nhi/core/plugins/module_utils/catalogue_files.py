@@ -1,23 +1,33 @@
 # Copyright (c) 2026, NHI contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read the service catalogue from its YAML files, on the controller."""
+"""Read the service catalogue from its YAML files, on the controller or in the package of the services."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import yaml
+from .catalogue import CatalogueEntry, parse_entry
+from .errors import CatalogueError
 
-from ansible_collections.nhi.core.plugins.module_utils.catalogue import CatalogueEntry, parse_entry
-from ansible_collections.nhi.core.plugins.module_utils.errors import CatalogueError
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+try:
+    import yaml
+except ImportError:
+    HAS_YAML = False
+else:
+    HAS_YAML = True
 
 SHIPPED = Path(__file__).resolve().parents[2] / "catalogue"
 
 
 def read_catalogue(directories: Iterable[str | Path] = ()) -> dict[str, CatalogueEntry]:
     """Entries of the collection and of further directories by name; a later directory replaces an entry."""
+    if not HAS_YAML:
+        raise CatalogueError("reading the catalogue needs the Python library PyYAML: pip install PyYAML")
     catalogue: dict[str, CatalogueEntry] = {}
     for directory in [SHIPPED, *map(Path, directories)]:
         if not directory.is_dir():
