@@ -112,7 +112,7 @@ class Operator:
         document: dict[str, Any] = json.loads((self.state_dir / "state.json").read_text())
         return document
 
-    def module(self, name: str, **options: Any) -> dict[str, Any]:
+    def module(self, name: str, /, **options: Any) -> dict[str, Any]:
         """Run nhi.core.NAME as Ansible would on the controller, without ansible-playbook's start-up; its result."""
         check = options.pop("_check", False)
         args = {"ANSIBLE_MODULE_ARGS": {**options, "_ansible_check_mode": check, "_ansible_diff": True}}

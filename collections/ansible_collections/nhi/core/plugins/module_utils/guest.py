@@ -71,6 +71,11 @@ class Check:
     passed: bool
     message: str
 
+    @classmethod
+    def of(cls, name: str, *, passed: bool, good: str, bad: str) -> Check:
+        """A check with the sentence that fits its outcome."""
+        return cls(name, passed, good if passed else bad)
+
 
 @dataclass(frozen=True)
 class Impact:
@@ -210,20 +215,26 @@ def plan_absent(
     plan.checks = [
         Check("not_brain", passed=True, message=f"{found.label} is not the Brain"),
         _unlocked(found),
-        Check(
-            "not_protected", not found.protected,
-            f"{found.label} is protected: if it may really go, set protection: false in a run of its own first",
+        Check.of(
+            "not_protected",
+            passed=not found.protected,
+            good=f"{found.label} is not protected",
+            bad=f"{found.label} is protected: if it may really go, set protection: false in a run of its own first",
         ),
-        Check(
-            "no_active_dependents", allow_impact or not impact.active,
-            f"{', '.join(impact.active)} would stop working without {found.label}: stop them first,"
+        Check.of(
+            "no_active_dependents",
+            passed=allow_impact or not impact.active,
+            good=f"nothing that runs depends on {found.label}" if not impact.active else "allow_impact is true",
+            bad=f"{', '.join(impact.active)} would stop working without {found.label}: stop them first,"
             " or set allow_impact: true",
         ),
-        Check(
-            "confirmed", confirm == found.name,
-            f"destroying {found.label} needs confirm: {found.name}" + (f", not {confirm}" if confirm else ""),
+        Check.of(
+            "confirmed",
+            passed=confirm == found.name,
+            good=f"destroying {found.name} was confirmed",
+            bad=f"destroying {found.label} needs confirm: {found.name}" + (f", not {confirm}" if confirm else ""),
         ),
-    ]  # fmt: skip
+    ]
     return plan
 
 
@@ -296,11 +307,14 @@ def _refuse_other_kind(wanted: Wanted, found: Found) -> None:
 
 
 def _unlocked(found: Found) -> Check:
-    return Check(
-        "not_locked", not found.lock,
-        f"{found.label} is locked ({found.lock}): wait for that operation to end; a lock left behind is removed on the"
-        f" node with '{'pct' if found.type == LXC else 'qm'} unlock {found.vmid}'",
-    )  # fmt: skip
+    tool = "pct" if found.type == LXC else "qm"
+    return Check.of(
+        "not_locked",
+        passed=not found.lock,
+        good=f"{found.label} is not locked",
+        bad=f"{found.label} is locked ({found.lock}): wait for that operation to end; a lock left behind is removed on"
+        f" the node with '{tool} unlock {found.vmid}'",
+    )
 
 
 def _creation_sentence(wanted: Wanted, place: Placement, label: str) -> str:
@@ -311,14 +325,14 @@ def _creation_sentence(wanted: Wanted, place: Placement, label: str) -> str:
     else:
         origin = "with an empty disk"
     size: Iterable[str] = (
-        f"{wanted.cores} cores" if wanted.cores else "",
+        f"{wanted.cores} core{'s' if wanted.cores > 1 else ''}" if wanted.cores else "",
         f"{wanted.memory_mib} MiB" if wanted.memory_mib else "",
         f"{wanted.disk_gib} GiB" if wanted.disk_gib else "",
         f"on {place.storage}" if place.storage else "",
     )
     address = place.address or "an address by DHCP"
     return (
-        f"Create {label} on {place.node} {origin} ({' '.join(filter(None, size)) or 'default size'}),"
+        f"Create {label} on {place.node} {origin} ({', '.join(filter(None, size)) or 'default size'}),"
         f" {address} on {wanted.network.bridge or DEFAULT_BRIDGE}"
     )
 

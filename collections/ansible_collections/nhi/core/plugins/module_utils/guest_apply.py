@@ -15,7 +15,7 @@ from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, RESIZE, START, ST
 from .guest_config import Placement, after_clone, clone_qemu, create_lxc, create_qemu, root_disk
 from .guest_reader import Api, guest_path, read_guest
 from .guest_spec import LXC, Wanted
-from .guest_undo import Made, undo_creation, undo_stop
+from .guest_undo import Made, inverse, undo_configure, undo_creation, undo_stop
 from .guest_wait import Patience, await_address
 from .interrupts import Interrupts
 
@@ -25,7 +25,13 @@ class Journal:
     """What this run did so far that would have to be undone."""
 
     made: Made | None = None
+    configured: tuple[Found, Mapping[str, Any]] | None = None
     stopped: Found | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to undo."""
+        return self.made is None and self.configured is None and self.stopped is None
 
 
 class GuestChange:
@@ -117,6 +123,7 @@ class GuestChange:
         kind, node, vmid = found.type, found.node, found.vmid
         if action.kind == CONFIGURE:
             self._configure(kind, node, vmid, action.data)
+            self._journal.configured = (found, inverse(found.config, action.data))
         elif action.kind == RESIZE:
             self._resize(kind, node, vmid, action.data)
         elif action.kind == STOP:
@@ -159,7 +166,7 @@ class GuestChange:
         try:
             yield
         except BaseException as error:
-            if self._journal.made is None and self._journal.stopped is None:
+            if self._journal.empty:
                 raise
             self._interrupts.mute()
             outcome = self._undo()
@@ -168,8 +175,12 @@ class GuestChange:
             raise
 
     def _undo(self) -> str:
-        if self._journal.made is not None:
-            return undo_creation(self._api, self._journal.made)
-        if self._journal.stopped is not None:
-            return undo_stop(self._api, self._journal.stopped)
-        return ""
+        journal = self._journal
+        if journal.made is not None:
+            return undo_creation(self._api, journal.made)
+        done = []
+        if journal.configured is not None:
+            done.append(undo_configure(self._api, *journal.configured))
+        if journal.stopped is not None:
+            done.append(undo_stop(self._api, journal.stopped))
+        return " ".join(done)

@@ -12,11 +12,12 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
-from .errors import AlreadyExistsError, NHIError, PreflightError
+from .errors import AlreadyExistsError, NHIError, PreflightError, ProxmoxError
 from .graph import DependencyGraph
 from .guest import Found, GuestPlan, Impact, assess_impact, guest_facts, plan_absent, plan_create, plan_existing
 from .guest_addresses import TakenAddresses, taken_addresses
 from .guest_apply import GuestChange
+from .guest_privileges import change_needs, check_privileges, creation_needs
 from .guest_reader import Api, Cluster, find_row, live_address, read_cluster, read_guest
 from .guest_site import Allocator, Site, choose_site
 from .guest_spec import Wanted
@@ -92,6 +93,9 @@ class GuestManager:
             self._wanted, found, self._impact(cluster, found),
             brain_vmid=settings.brain_vmid, confirm=settings.confirm, allow_impact=settings.allow_impact,
         )  # fmt: skip
+        if settings.graph is None:
+            plan.warnings.append(f"No dependency graph was read, so nobody knows what depends on {found.label}.")
+        plan.checks.append(check_privileges(self._api, change_needs(found, plan.actions)))
         if settings.check_mode:
             return Outcome(plan, None, self._operation)
         plan.refuse_if_failed()
@@ -103,6 +107,8 @@ class GuestManager:
         plan = plan_existing(self._wanted, found, self._impact(cluster, found))
         if "network.ip" in plan.after:
             self._refuse_taken_address(cluster, found, plan)
+        if plan.changed:
+            plan.checks.append(check_privileges(self._api, change_needs(found, plan.actions)))
         if self._settings.check_mode:
             facts = self._facts(found)
             return Outcome(plan, {k: plan.after.get(k, v) for k, v in facts.items()}, self._operation)
@@ -130,7 +136,9 @@ class GuestManager:
     def _facts(self, found: Found, address: str | None = None) -> dict[str, Any]:
         facts = guest_facts(found)
         if facts["address"] is None and found.running:
-            facts["address"] = address or live_address(self._api, found)
+            # Good to know, but nothing to fail for: the agent may be missing, or not be ours to ask.
+            with contextlib.suppress(ProxmoxError):
+                facts["address"] = address or live_address(self._api, found)
         return facts
 
     # A guest that is not there yet
@@ -173,8 +181,10 @@ class GuestManager:
         return Outcome(plan, self._facts(read_guest(self._api, row), address), self._operation)
 
     def _creation_plan(self, site: Site, allocator: Allocator, choice: Choice, taken: TakenAddresses) -> GuestPlan:
-        plan = plan_create(self._wanted, site.placement(choice, allocator.interface(choice)))
-        plan.checks = list(site.checks)
+        place = site.placement(choice, allocator.interface(choice))
+        plan = plan_create(self._wanted, place)
+        plan.checks = [*site.checks, check_privileges(self._api, creation_needs(self._wanted, place, plan.actions))]
+        plan.refuse_if_failed()
         plan.warnings = list(taken.warnings)
         return plan
 

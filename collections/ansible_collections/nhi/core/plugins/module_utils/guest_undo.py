@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .errors import NotFoundError, PermissionDeniedError, ProxmoxError, TaskError, UnreachableError
 from .guest import Found
@@ -56,6 +56,23 @@ def undo_creation(api: Api, made: Made) -> str:
     except ProxmoxError as e:
         return f"{made.label} may be left on {made.node} and could not be removed ({e}): look, and destroy it by hand."
     return f"Undone: {made.label} was destroyed again."
+
+
+def inverse(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a ``PUT config`` that take another one back."""
+    touched = [k for k in change if k not in ("delete", "digest")]
+    touched += filter(None, str(change.get("delete") or "").split(","))
+    delete = ",".join(k for k in touched if k not in config)
+    return {**{k: config[k] for k in touched if k in config}, "delete": delete or None}
+
+
+def undo_configure(api: Api, found: Found, before: Mapping[str, Any]) -> str:
+    """Give a guest the configuration back that it had."""
+    try:
+        _patiently(lambda: api.put(guest_path(found.type, found.node, found.vmid, "config"), before))
+    except ProxmoxError as e:
+        return f"The configuration of {found.label} was changed and could not be set back ({e}): look at it."
+    return f"Undone: {found.label} has its former configuration."
 
 
 def undo_stop(api: Api, found: Found) -> str:

@@ -1,0 +1,193 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Proxmox VE node in memory: just enough of the client's protocol for guest plans, with switches to make it fail."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible_collections.nhi.core.plugins.module_utils.errors import (
+    AlreadyExistsError,
+    NotFoundError,
+    ProxmoxError,
+    TaskError,
+)
+from ansible_collections.nhi.core.plugins.module_utils.proxmox_tasks import TaskResult
+
+GIB = 1 << 30
+NODE = "pve"
+PRIVILEGES = (
+    "VM.Allocate", "VM.Clone", "VM.PowerMgmt", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory",
+    "VM.Config.Network", "VM.Config.Options", "Datastore.AllocateSpace", "SDN.Use",
+)  # fmt: skip
+
+
+class FakeProxmox:
+    """One node "pve". ``calls`` has every request; ``hooks`` run before a request whose text they are named after."""
+
+    def __init__(self) -> None:
+        self.guests: dict[int, dict[str, Any]] = {}
+        self.hidden: set[int] = set()
+        self.calls: list[tuple[str, str, dict[str, Any]]] = []
+        self.hooks: dict[str, Callable[[], None]] = {}
+        self.failing_tasks: dict[str, str] = {}
+        self.templates = ["local:vztmpl/debian-12-standard_12.2-1_amd64.tar.zst"]
+        self.storages: list[dict[str, Any]] = [
+            {"storage": "local", "content": "vztmpl,backup", "active": 1, "enabled": 1, "avail": 90 * GIB},
+            {"storage": "local-lvm", "content": "rootdir,images", "active": 1, "enabled": 1, "avail": 50 * GIB},
+        ]
+        self.reports_address = True
+        self.lacking: set[tuple[str, str]] = set()
+
+    def add(self, vmid: int, name: str, kind: str = "lxc", *, running: bool = False, **config: Any) -> None:
+        key = "hostname" if kind == "lxc" else "name"
+        base = {key: name, "cores": 1, "memory": 512}
+        if kind == "lxc":
+            base |= {"rootfs": f"local-lvm:vm-{vmid}-disk-0,size=4G", "unprivileged": 1}
+        self.guests[vmid] = {"type": kind, "running": running, "config": {**base, **config}, "pool": None}
+
+    def writes(self) -> list[tuple[str, str]]:
+        return [(method, path) for method, path, _data in self.calls if method != "GET"]
+
+    # The client's protocol
+
+    def get(self, path: Any, params: Mapping[str, Any] | None = None) -> Any:
+        return self._call("GET", path, params)
+
+    def post(self, path: Any, data: Mapping[str, Any] | None = None) -> Any:
+        return self._call("POST", path, data)
+
+    def put(self, path: Any, data: Mapping[str, Any] | None = None) -> Any:
+        return self._call("PUT", path, data)
+
+    def delete(self, path: Any, params: Mapping[str, Any] | None = None) -> Any:
+        return self._call("DELETE", path, params)
+
+    def wait_task(self, upid: str, timeout_seconds: float = 300.0) -> TaskResult:
+        kind = upid.split(":")[1]
+        if kind in self.failing_tasks:
+            text = self.failing_tasks[kind]
+            raise TaskError(f"task {kind} failed: {text}", upid=upid, exitstatus=text)
+        return TaskResult(upid, kind, "OK", 0, 0.0)
+
+    # The node
+
+    def _call(self, method: str, path: Any, params: Mapping[str, Any] | None) -> Any:
+        parts = path.strip("/").split("/") if isinstance(path, str) else [str(p) for p in path]
+        given = {k: v for k, v in (params or {}).items() if v is not None}
+        text = "/" + "/".join(parts)
+        self.calls.append((method, text, given))
+        hook = self.hooks.get(f"{method} {text}")
+        if hook:
+            hook()
+        match [method, *parts]:
+            case ["POST", "nodes", _, ("lxc" | "qemu") as kind]:
+                return self._create(kind, given)
+            case [_, "nodes", _, ("lxc" | "qemu") as kind, vmid, *rest]:
+                return self._guest(method, kind, int(vmid), rest, given)
+            case ["DELETE", "nodes", _, "tasks", _]:
+                return None
+            case ["GET", *_]:
+                return self._look(parts, given)
+        raise ProxmoxError(f"Method '{method} {text}' not implemented", status=501)
+
+    def _look(self, parts: list[str], given: dict[str, Any]) -> Any:
+        match parts:
+            case ["cluster", "resources"]:
+                return self._resources()
+            case ["cluster", "nextid"]:
+                if given["vmid"] in self.guests:
+                    raise AlreadyExistsError(f"VM {given['vmid']} already exists", status=400)
+                return str(given["vmid"])
+            case ["access", "permissions"]:
+                path = given["path"]
+                return {path: {p: 1 for p in PRIVILEGES if (p, path) not in self.lacking}}
+            case ["nodes", _, "storage", _, "content"]:
+                return [{"volid": t} for t in self.templates]
+        lists = {"pools": [{"poolid": "ai-lab"}], "storage": self.storages, "network": [{"iface": "vmbr0"}]}
+        return lists[parts[-1]]
+
+    def _resources(self) -> list[dict[str, Any]]:
+        rows = [{"type": "node", "node": NODE, "status": "online", "maxmem": 32 * GIB, "mem": GIB}]
+        for vmid, guest in self.guests.items():
+            if vmid in self.hidden:
+                continue
+            config = guest["config"]
+            rows.append({
+                "type": guest["type"], "vmid": vmid, "node": NODE, "name": config.get("hostname", config.get("name")),
+                "status": "running" if guest["running"] else "stopped", "template": config.get("template", 0),
+                "tags": config.get("tags", ""), "pool": guest["pool"],
+            })  # fmt: skip
+        return rows
+
+    def _create(self, kind: str, given: dict[str, Any]) -> str:
+        vmid = int(given["vmid"])
+        if vmid in self.guests:
+            raise AlreadyExistsError(f"CT {vmid} already exists on node 'pve'", status=500)
+        config = {k: v for k, v in given.items() if k not in ("vmid", "pool", "ostemplate", "ssh-public-keys")}
+        if "rootfs" in config:
+            storage, _, size = config["rootfs"].partition(":")
+            config["rootfs"] = f"{storage}:vm-{vmid}-disk-0,size={size}G"
+        self.guests[vmid] = {"type": kind, "running": False, "config": config, "pool": given.get("pool")}
+        return f"UPID:{'vzcreate' if kind == 'lxc' else 'qmcreate'}:{vmid}"
+
+    def _guest(self, method: str, kind: str, vmid: int, rest: list[str], given: dict[str, Any]) -> Any:
+        guest = self.guests.get(vmid)
+        if guest is None or guest["type"] != kind:
+            raise NotFoundError(f"Configuration file 'nodes/pve/{kind}/{vmid}.conf' does not exist", status=500)
+        config = guest["config"]
+        if method == "GET":
+            return self._look_at(guest, rest)
+        match [method, *rest]:
+            case ["PUT", "config"]:
+                return self._configure(config, given)
+            case ["POST", "status", verb]:
+                guest["running"] = verb == "start"
+                return f"UPID:{verb}:{vmid}"
+            case ["PUT", "resize"]:
+                storage = config[given["disk"]].split(",")[0]
+                config[given["disk"]] = f"{storage},size={given['size']}"
+                return f"UPID:resize:{vmid}"
+            case ["POST", "clone"]:
+                copy = {**config, "name": given["name"], "description": given["description"]}
+                copy.pop("template")
+                self._create(kind, {**copy, "vmid": given["newid"]})
+                return f"UPID:qmclone:{vmid}"
+            case ["DELETE"]:
+                if guest["running"] or config.get("protection"):
+                    raise ProxmoxError("container is running or protected", status=500)
+                del self.guests[vmid]
+                return f"UPID:vzdestroy:{vmid}"
+        raise ProxmoxError(f"Method '{method} {rest}' not implemented", status=501)
+
+    def _look_at(self, guest: dict[str, Any], rest: list[str]) -> Any:
+        config = guest["config"]
+        match rest:
+            case ["config"]:
+                return {**config, "digest": _digest(config)}
+            case ["status", "current"]:
+                return {"status": "running" if guest["running"] else "stopped"}
+            case ["interfaces"]:
+                return self._interfaces(config)
+        raise ProxmoxError(f"Method 'GET {rest}' not implemented", status=501)
+
+    def _configure(self, config: dict[str, Any], given: dict[str, Any]) -> None:
+        if given.pop("digest", _digest(config)) != _digest(config):
+            raise ProxmoxError("detected modified configuration - file changed by other user? Try again.", status=500)
+        for key in filter(None, str(given.pop("delete", "")).split(",")):
+            config.pop(key)
+        config.update(given)
+
+    def _interfaces(self, config: dict[str, Any]) -> list[dict[str, Any]] | None:
+        if not self.reports_address or "net0" not in config:
+            return None
+        net = dict(p.split("=", 1) for p in config["net0"].split(","))
+        return [{"name": "eth0", "inet": "10.99.0.9/24" if net["ip"] == "dhcp" else net["ip"]}]
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    return hashlib.sha1(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
