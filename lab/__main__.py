@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from lab import control, daemon
@@ -26,19 +26,25 @@ def up(args: argparse.Namespace) -> int:
     if control.running_pid(directory) is not None:
         _say(f"already up: {_address(LabConfig.load(directory))} (state in {directory})")
         return 0
-    driver, why = choose(args.driver)
-    config = LabConfig(
-        driver=driver, port=args.port, bind=args.bind, subnet=args.subnet or DEFAULT_SUBNETS[driver], bridge=args.bridge,
-        nodes=tuple(args.nodes.split(",")), pve_version=args.pve_version, lag=not args.no_lag,
-        auth_delay=args.auth_delay, test_endpoint=args.test_endpoint,
-    )  # fmt: skip
+    config, why = _wanted_config(args)
     control.prepare(directory, config)
-    _say(f"starting with the driver '{driver}' ({why})")
+    _say(f"starting with the driver '{config.driver}' ({why})")
     if args.foreground:
         return daemon.run(directory)
     pid = control.start(directory, _say)
     _say(f"up: pid {pid}, tokens in {directory}/env, SSH key {directory}/ssh/id_ed25519")
     return 0
+
+
+def _wanted_config(args: argparse.Namespace) -> tuple[LabConfig, str]:
+    """What was asked for, over what the lab was started with before, over the defaults."""
+    known = control.remembered(args.dir)
+    names = [item.name for item in fields(LabConfig)]
+    asked = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    if known:
+        return replace(known, **asked), "as before"
+    driver, why = choose(args.driver or "auto")
+    return LabConfig(**{"subnet": DEFAULT_SUBNETS[driver], **asked, "driver": driver}), why
 
 
 def down(args: argparse.Namespace) -> int:
@@ -117,19 +123,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_up(parser: argparse.ArgumentParser) -> None:
-    defaults = LabConfig()
-    parser.add_argument("--driver", choices=NAMES, default="auto", help="real containers or remembered ones (auto)")
-    parser.add_argument("--port", type=int, default=defaults.port, help="of the API (%(default)s)")
-    parser.add_argument("--bind", default=defaults.bind, help="address of the API (%(default)s)")
-    parser.add_argument("--subnet", help=f"of the guests ({DEFAULT_SUBNETS['lxc']}; memory: {DEFAULT_SUBNETS['memory']}, loopback)")
-    parser.add_argument("--bridge", default=defaults.bridge, help="real bridge behind vmbr0 (%(default)s)")
-    parser.add_argument("--nodes", default="pve", help="names of the nodes, separated by commas (%(default)s)")
-    parser.add_argument("--pve-version", type=int, choices=(8, 9), default=defaults.pve_version, help="(%(default)s)")
-    parser.add_argument("--no-lag", action="store_true", help="/cluster/resources is always fresh")
-    parser.add_argument("--auth-delay", type=float, default=defaults.auth_delay, help="seconds before a 401 (%(default)s)")
-    parser.add_argument("--test-endpoint", action="store_true", help="serve /lab/faults, for tests")
+    """No option has a default here: what is not given stays as it was when the lab was last up."""
+    default = LabConfig()
+    subnets = f"{DEFAULT_SUBNETS['lxc']}; memory: {DEFAULT_SUBNETS['memory']}, loopback"
+    parser.add_argument("--driver", choices=NAMES, help="real containers or remembered ones (auto)")
+    parser.add_argument("--port", type=int, help=f"of the API ({default.port})")
+    parser.add_argument("--bind", help=f"address of the API ({default.bind})")
+    parser.add_argument("--subnet", help=f"of the guests ({subnets})")
+    parser.add_argument("--bridge", help=f"real bridge behind vmbr0 ({default.bridge})")
+    parser.add_argument("--nodes", type=_names, help=f"separated by commas ({','.join(default.nodes)})")
+    parser.add_argument("--pve-version", type=int, choices=(8, 9), help=f"({default.pve_version})")
+    parser.add_argument("--lag", action=argparse.BooleanOptionalAction, help="/cluster/resources is up to 10 s old (yes)")
+    parser.add_argument("--auth-delay", type=float, help=f"seconds before a 401 ({default.auth_delay})")
+    parser.add_argument("--test-endpoint", action=argparse.BooleanOptionalAction, help="serve /lab/faults, for tests (no)")
     parser.add_argument("--foreground", action="store_true", help="do not become a daemon")
     parser.set_defaults(function=up)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _add_fault(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:

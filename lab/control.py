@@ -35,11 +35,16 @@ def running_pid(directory: Path) -> int | None:
     return pidfile.running_pid(directory / PID_FILE)
 
 
+def remembered(directory: Path) -> LabConfig | None:
+    """The settings of the lab in a directory, if there is one."""
+    return LabConfig.load(directory) if (directory / FILE).exists() else None
+
+
 def prepare(directory: Path, config: LabConfig) -> None:
     """Make the directory of a new lab, or remember changed settings of a stopped one."""
     directory.mkdir(parents=True, exist_ok=True)
-    if (directory / FILE).exists():
-        before = LabConfig.load(directory)
+    before = remembered(directory)
+    if before:
         fixed = ("driver", "subnet", "bridge", "nodes", "pve_version")
         changed = [name for name in fixed if getattr(before, name) != getattr(config, name)]
         if changed:
@@ -119,4 +124,4 @@ def remove(directory: Path, say: Say) -> None:
         directory.rmdir()
 
 
-__all__ = ["ConfigError", "LabError", "prepare", "remove", "running_pid", "start", "stop"]
+__all__ = ["ConfigError", "LabError", "prepare", "remembered", "remove", "running_pid", "start", "stop"]

@@ -27,6 +27,10 @@ class TaskError(Exception):
     """What becomes `TASK ERROR: <text>` and the exit status."""
 
 
+class OrderedFailure(TaskError):
+    """The fault "task-fail": its text is the exit status as it is."""
+
+
 class Task:
     """A running worker, handed to the function that does its work."""
 
@@ -67,7 +71,7 @@ class Task:
     def _fail_on_order(self) -> None:
         fault = self._fault("task-fail")
         if fault:
-            raise TaskError(fault.text or "command failed: exit code 1 (fault task-fail)")
+            raise OrderedFailure(fault.text or "command failed: exit code 1 (fault task-fail)")
 
     def outcome(self) -> str:
         """How a worker that did its work ends: warnings are a success."""

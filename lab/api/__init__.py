@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from lab.api import access, cluster, guest_config, guest_list, guest_status, lxc_create, nodes, pools, storage, tasks
+from lab.api import (
+    access,
+    access_change,
+    backup,
+    cluster,
+    firewall,
+    guest_config,
+    guest_copy,
+    guest_list,
+    guest_snapshot,
+    guest_status,
+    lxc_create,
+    metrics,
+    nodes,
+    pools,
+    qemu_create,
+    storage,
+    tasks,
+)
 
 __all__ = [
     "access",
+    "access_change",
+    "backup",
     "cluster",
+    "firewall",
     "guest_config",
+    "guest_copy",
     "guest_list",
+    "guest_snapshot",
     "guest_status",
     "lxc_create",
+    "metrics",
     "nodes",
     "pools",
+    "qemu_create",
     "storage",
     "tasks",
 ]

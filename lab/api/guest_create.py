@@ -15,7 +15,7 @@ from lab.guests.networks import bridges
 from lab.model import Config, Guest
 from lab.server.call import Call
 from lab.server.errors import ApiError, forbidden
-from lab.tasks import INTERRUPTED, Task, TaskError, Work
+from lab.tasks import INTERRUPTED, OrderedFailure, Task, TaskError, Work
 
 
 def check_free(call: Call, vmid: int | None = None) -> None:
@@ -59,6 +59,8 @@ async def building(lab: Lab, guest: Guest, verb: str = "create") -> AsyncIterato
             yield
         except (TaskError, ApiError, asyncio.CancelledError) as error:
             await _remove(lab, guest)
+            if isinstance(error, OrderedFailure):
+                raise
             text = INTERRUPTED if isinstance(error, asyncio.CancelledError) else str(error).rstrip("\n")
             raise TaskError(f"unable to {verb} {kind.label} {guest.vmid} - {text}") from error
         guest.config.pop("lock", None)

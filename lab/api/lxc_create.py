@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from lab.api.guest_create import begin, building, check_bridges, check_free, may_allocate, start_after
 from lab.api.guest_status import start_work
-from lab.api.lxc_restore import restore
+from lab.api.guest_restore import restore_container
 from lab.guests.allocation import allocate, new_disk, usable_storage
 from lab.guests.options import check_options, normalize
 from lab.guests.specs import spec_of
@@ -33,7 +33,7 @@ NOT_CONFIG = {"ostemplate", "vmid", "storage", "pool", "start", "password", "ssh
 async def create(call: Call) -> str:
     call.kind = "lxc"
     if call.params.get("restore"):
-        return await restore(call)
+        return await restore_container(call)
     options = {name: value for name, value in call.options.items() if name not in NOT_CONFIG}
     keys = unquote(str(call.params.get("ssh-public-keys", "")))
     pool = str(call.params.get("pool", ""))

@@ -148,8 +148,7 @@ def _images(call: Call, storage: Storage) -> list[dict[str, Any]]:
 async def volume(call: Call) -> Any:
     backup = _find_backup(call)
     call.lab.permissions.require_any(call.auth_id, f"/storage/{call.params['storage']}", AUDIT)
-    path = directory_of(call.lab, call.lab.storage(call.params["storage"])) / backup.volid.partition("/")[2]
-    shown = {"path": str(path), "size": backup.size, "used": backup.size, "format": "raw", "notes": backup.notes}
+    shown = {"path": str(backup_path(call.lab, backup)), "size": backup.size, "used": backup.size, "format": "raw", "notes": backup.notes}
     return {name: value for name, value in shown.items() if value != ""}
 
 
@@ -161,3 +160,9 @@ def _find_backup(call: Call) -> Backup:
     if backup is None:
         raise failure(f"volume '{volid}' does not exist")
     return backup
+
+
+def backup_path(lab: Lab, backup: Backup) -> Path:
+    """The archive of a backup; a directory storage keeps it under `dump`."""
+    storage, _, name = backup.volid.partition(":backup/")
+    return directory_of(lab, lab.store.storages[storage]) / "dump" / name

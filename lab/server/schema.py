@@ -10,11 +10,10 @@ from importlib import resources
 from typing import Any
 
 from lab.server.errors import bad_parameters
-from lab.server.values import check_value
+from lab.server.values import NOT_IN_SCHEMA, check_value
 
 Rules = dict[str, dict[str, Any]]
 
-NOT_IN_SCHEMA = "property is not defined in schema and the schema does not allow additional properties"
 MISSING = "property is missing and it is not optional"
 COUNTS = {
     "dev": 256, "mp": 256, "unused": 256, "net": 32, "ipconfig": 32, "scsi": 31, "virtio": 16, "hostpci": 16,

@@ -11,6 +11,9 @@ from lab.server.properties import Properties, split
 
 Checked = tuple[Any, str | None]
 
+NOT_IN_SCHEMA = "property is not defined in schema and the schema does not allow additional properties"
+BOOLEANS = {"1": "1", "on": "1", "yes": "1", "true": "1", "0": "0", "off": "0", "no": "0", "false": "0"}
+
 
 @lru_cache(maxsize=512)
 def perl_pattern(pattern: str) -> re.Pattern[str]:
@@ -94,11 +97,14 @@ def parse_properties(schema: dict[str, Any], text: str, path: str) -> Properties
             if not int(rule.get("optional", 0)):
                 problems.append(f"{path}.{key}: property is missing and it is not optional")
             continue
+        if rule.get("type") == "boolean":
+            found[key] = BOOLEANS.get(found[key].lower(), found[key])
         problem = check_value(rule, found[key], f"{path}.{key}")[1]
         if problem:
             problems.append(f"{path}.{key}: {problem.rstrip()}")
+    problems += [f"{path}.{key}: {NOT_IN_SCHEMA}" for key in sorted(found.keys() - schema.keys())]
     if problems:
-        raise ValueError("\n".join(["format error", *problems]))
+        raise ValueError("\n".join(["format error", *sorted(problems)]))
     return found
 
 
@@ -110,9 +116,7 @@ def _assign(schema: dict[str, Any], text: str) -> Properties:
             key = default_key
             if key is None:
                 raise ValueError("value without key, but schema does not define a default key")
-        rule = schema.get(key)
-        if rule is None:
-            raise ValueError(f"invalid key in comma-separated list property: {key}")
+        rule = schema.get(key, {})
         if "keyAlias" in rule:
             _put(found, rule["keyAlias"], key)
         _put(found, rule.get("alias", key), value)
