@@ -22,7 +22,7 @@ from steps import ROOT, environment
 
 SCENARIOS = ROOT / "molecule"
 BRIDGE = "nhimolecule0"
-SUBNET = "10.86.250.0/24"
+SUBNET = "10.86.251.0/24"
 
 
 @dataclass(frozen=True)
