@@ -32,6 +32,7 @@ CONFIG_LOCK_SECONDS = 10.0
 DRIVER_THREADS = 32
 VERSIONS = {8: ("8.4.21", "8.4"), 9: ("9.2.3", "9.2")}
 BRIDGE = "vmbr0"
+CGROUP_MODE = 2
 
 
 def _kill_self() -> None:

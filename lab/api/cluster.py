@@ -8,14 +8,14 @@ from typing import Any
 
 from lab import host
 from lab.broadcast import Status
-from lab.core import Lab
+from lab.core import CGROUP_MODE, Lab
 from lab.model import Guest, Storage, TaskRecord
 from lab.server.call import Call
 from lab.server.errors import bad_parameter
 from lab.server.router import route
 from lab.api.guest_shape import resource_numbers
 from lab.api.storage import space
-from lab.api.tasks import may_see, listed
+from lab.api.tasks import listed, owns
 
 FIRST_VMID = 100
 ENDED_PER_NODE = 25
@@ -63,7 +63,7 @@ async def status(call: Call) -> Any:
 @route("GET", "/cluster/tasks")
 async def tasks(call: Call) -> Any:
     everything = call.has("/", "Sys.Audit")
-    records = [record for record in call.lab.store.tasks.values() if everything or may_see(call, record)]
+    records = [record for record in call.lab.store.tasks.values() if everything or owns(call, record)]
     newest = sorted(records, key=lambda record: (-record.starttime, -record.pid))
     return [listed(record, saved=True) for record in _broadcast(newest)]
 
@@ -124,7 +124,7 @@ def _node(call: Call, name: str) -> dict[str, Any]:
     }  # fmt: skip
     if not online:
         return shown
-    shown |= {"level": "", "cgroup-mode": 2}
+    shown |= {"level": "", "cgroup-mode": CGROUP_MODE}
     if call.lab.config.pve_version >= 9:
         shown["host-arch"] = "x86_64"
     if call.has(f"/nodes/{name}", "Sys.Audit"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from lab import host
 from lab.api.cluster import is_online
-from lab.core import BRIDGE
+from lab.core import BRIDGE, CGROUP_MODE
 from lab.server.call import Call
 from lab.server.router import route
 
@@ -19,6 +19,8 @@ async def listing(call: Call) -> Any:
         shown: dict[str, Any] = {"id": f"node/{name}", "type": "node", "node": name, "level": ""}
         shown["status"] = "online" if is_online(call.lab, name) else "offline"
         shown["ssl_fingerprint"] = call.lab.fingerprint
+        if shown["status"] == "online":
+            shown["cgroup-mode"] = CGROUP_MODE
         if shown["status"] == "online" and call.has(f"/nodes/{name}", "Sys.Audit"):
             shown |= {
                 "cpu": numbers.cpu, "maxcpu": numbers.cpus, "mem": numbers.memory_used, "maxmem": numbers.memory_total,

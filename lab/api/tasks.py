@@ -16,6 +16,11 @@ def may_see(call: Call, record: TaskRecord) -> bool:
     return record.user.partition("!")[0] == call.userid
 
 
+def owns(call: Call, record: TaskRecord) -> bool:
+    """A token sees only its own in lists, a user also those of their tokens."""
+    return record.user == call.auth_id or record.user.startswith(f"{call.auth_id}!")
+
+
 def listed(record: TaskRecord, *, saved: bool = False) -> dict[str, Any]:
     """An entry of a task list."""
     shown: dict[str, Any] = {
@@ -50,7 +55,7 @@ async def node_tasks(call: Call) -> Any:
     records = [
         record
         for record in call.lab.store.tasks.values()
-        if record.node == call.node and (everything or may_see(call, record)) and _wanted(call.params, record)
+        if record.node == call.node and (everything or owns(call, record)) and _wanted(call.params, record)
     ]
     records.sort(key=lambda record: (-record.starttime, -record.pid))
     first, limit = int(call.params.get("start", 0)), int(call.params.get("limit", 50))

@@ -15,14 +15,23 @@ from lab.server.router import routes
 
 TARGET = Path(__file__).with_name("schema.json")
 
+# Parameters of the name "source" are not in the full description.
+TASK_SOURCE = {"default": "archive", "enum": ["archive", "active", "all"], "optional": 1, "type": "string"}
+RULE_SOURCE = {"format": "pve-fw-addr-spec", "maxLength": 512, "optional": 1, "type": "string"}
+
 
 def extract(full: dict[str, Any]) -> dict[str, Any]:
     """The served endpoints only; shapes of results and prose stay behind."""
     served: dict[str, Any] = {}
     for route in routes():
         entry = full[route.path][route.method]
+        parameters = dict(entry["parameters"].get("properties", {}))
+        if "typefilter" in parameters:
+            parameters.setdefault("source", TASK_SOURCE)
+        if "dest" in parameters:
+            parameters.setdefault("source", RULE_SOURCE)
         served.setdefault(route.path, {})[route.method] = {
-            "parameters": entry["parameters"].get("properties", {}),
+            "parameters": parameters,
             "permissions": entry.get("permissions", {}),
             "allowtoken": entry.get("allowtoken", 1),
         }

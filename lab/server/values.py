@@ -102,9 +102,8 @@ def parse_properties(schema: dict[str, Any], text: str, path: str) -> Properties
         problem = check_value(rule, found[key], f"{path}.{key}")[1]
         if problem:
             problems.append(f"{path}.{key}: {problem.rstrip()}")
-    problems += [f"{path}.{key}: {NOT_IN_SCHEMA}" for key in sorted(found.keys() - schema.keys())]
     if problems:
-        raise ValueError("\n".join(["format error", *sorted(problems)]))
+        raise ValueError("\n".join(["format error", *problems]))
     return found
 
 
@@ -116,7 +115,9 @@ def _assign(schema: dict[str, Any], text: str) -> Properties:
             key = default_key
             if key is None:
                 raise ValueError("value without key, but schema does not define a default key")
-        rule = schema.get(key, {})
+        rule = schema.get(key)
+        if rule is None:
+            raise ValueError(f"invalid key in comma-separated list property: {key}")
         if "keyAlias" in rule:
             _put(found, rule["keyAlias"], key)
         _put(found, rule.get("alias", key), value)
