@@ -1,0 +1,202 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings of the `nhi` command: from the environment first, then from a TOML file; read once, then frozen."""
+
+from __future__ import annotations
+
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.scan_options import ScanOptions
+
+DEFAULT_FILE: Final = Path("/etc/nhi/nhi.toml")
+DEFAULT_STATE_DIR: Final = Path("/var/lib/nhi")
+CREDENTIAL: Final = "proxmox_token_secret"
+SECRET_VARIABLE: Final = "PROXMOX_TOKEN_SECRET"  # noqa: S105 -- a name
+
+_PROXMOX_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {
+    "api_host": ("PROXMOX_HOST", str),
+    "api_port": ("PROXMOX_PORT", int),
+    "api_user": ("PROXMOX_USER", str),
+    "api_token_id": ("PROXMOX_TOKEN_ID", str),
+    "validate_certs": ("PROXMOX_VALIDATE_CERTS", bool),
+    "ca_path": ("PROXMOX_CA_PATH", str),
+    "timeout": ("PROXMOX_TIMEOUT", float),
+}
+_WORDS: Final[Mapping[str, bool]] = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+
+class SettingsError(NHIError):
+    """A setting is missing or wrong; nothing was tried."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command was told about its surroundings."""
+
+    state_dir: Path
+    proxmox: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    scan: Mapping[str, Any] = field(default_factory=dict)
+    catalogue: tuple[str, ...] = ()
+
+
+def read_settings(
+    environment: Mapping[str, str], *, file: Path | None = None, state_dir: Path | None = None
+) -> Settings:
+    """Settings from the environment and the file; the file must exist only when it is named."""
+    configured = environment.get("NHI_CONFIG")
+    path = file or (Path(configured) if configured else DEFAULT_FILE)
+    content = _read_file(path, required=file is not None or bool(configured))
+    _refuse_unknown(content, ("state_dir", "proxmox", "scan"), str(path))
+    proxmox, scan = (_table(content, name, path) for name in ("proxmox", "scan"))
+    defaults = _scan_defaults()
+    _refuse_unknown(proxmox, (*_PROXMOX_VARIABLES, "api_token_secret_file"), f"[proxmox] of {path}")
+    _refuse_unknown(scan, (*defaults, "catalogue"), f"[scan] of {path}")
+    return Settings(
+        state_dir=_state_dir(environment, content, path, state_dir),
+        proxmox={
+            **{
+                name: _typed(value, _PROXMOX_VARIABLES[name][1], name, path)
+                for name, value in proxmox.items()
+                if name in _PROXMOX_VARIABLES
+            },
+            **_from_environment(environment),
+            "api_token_secret": _secret(environment, proxmox.get("api_token_secret_file")),
+        },
+        scan={
+            **defaults,
+            **{name: _typed(scan[name], type(defaults[name]), name, path) for name in scan if name in defaults},
+        },
+        catalogue=_catalogue(scan, path),
+    )
+
+
+def _scan_defaults() -> dict[str, Any]:
+    """The scan's own defaults, under the names of the module's options."""
+    options = ScanOptions()
+    return {
+        "concurrency": options.per_node,
+        "full": options.everything,
+        "health_checks": options.health_checks,
+        "guest_health_port": options.guest_health_port,
+        "probe_deadline_seconds": options.probe_deadline_seconds,
+        "config_ttl_seconds": options.lifetimes.config_seconds,
+        "address_ttl_seconds": options.lifetimes.address_seconds,
+        "dead_agent_ttl_seconds": options.lifetimes.dead_agent_seconds,
+    }
+
+
+def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        if required:
+            raise SettingsError(f"The settings file {path} does not exist: correct its name or create it.") from None
+        return {}
+    except OSError as error:
+        raise SettingsError(f"The settings file {path} can not be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The settings file {path} is not TOML: {error}.") from error
+
+
+def _table(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    table = content.get(name, {})
+    if not isinstance(table, dict):
+        raise SettingsError(f"{name} in {path} must be a table: write [{name}] on a line of its own.")
+    return table
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for name in given:
+        if name == "api_token_secret":
+            raise SettingsError(
+                f"api_token_secret does not belong in {where}: put it in a file of mode 0600 and name that as "
+                f"api_token_secret_file, or use the variable {SECRET_VARIABLE}."
+            )
+        if name not in known:
+            raise SettingsError(f"{name} in {where} is not a setting: use {', '.join(sorted(known))}.")
+
+
+def _state_dir(environment: Mapping[str, str], content: Mapping[str, Any], path: Path, option: Path | None) -> Path:
+    if option is not None:
+        return option
+    if configured := environment.get("NHI_STATE_DIR"):
+        return Path(configured).expanduser()
+    if "state_dir" in content:
+        return Path(_typed(content["state_dir"], str, "state_dir", path)).expanduser()
+    # Set by the checkout's `activate`.
+    if checkout := environment.get("NHI_ROOT"):
+        return Path(checkout) / "infrastructure"
+    return DEFAULT_STATE_DIR
+
+
+def _typed(value: Any, kind: type, name: str, path: Path) -> Any:
+    accepted = (int, float) if kind is float else (kind,)
+    if type(value) not in accepted:
+        raise SettingsError(f"{name} in {path} must be of type {kind.__name__}, not {type(value).__name__}.")
+    return kind(value)
+
+
+def _catalogue(scan: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    directories = scan.get("catalogue", [])
+    if not isinstance(directories, list) or not all(isinstance(directory, str) for directory in directories):
+        raise SettingsError(f"catalogue in [scan] of {path} must be a list of directories.")
+    return tuple(directories)
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for name, (variable, kind) in _PROXMOX_VARIABLES.items():
+        text = environment.get(variable, "").strip()
+        if text:
+            found[name] = _boolean(text, variable) if kind is bool else _number_or_text(text, kind, variable)
+    return found
+
+
+def _boolean(text: str, variable: str) -> bool:
+    try:
+        return _WORDS[text.lower()]
+    except KeyError:
+        raise SettingsError(f"{variable} is {text!r}: use yes or no.") from None
+
+
+def _number_or_text(text: str, kind: type, variable: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise SettingsError(f"{variable} is {text!r}, which is not a number.") from None
+
+
+def _secret(environment: Mapping[str, str], file: Any) -> str | None:
+    if secret := environment.get(SECRET_VARIABLE):
+        return secret
+    if directory := environment.get("CREDENTIALS_DIRECTORY"):
+        credential = Path(directory) / CREDENTIAL
+        if credential.exists():
+            # systemd made it readable for this service only.
+            return _secret_in(credential, private=False)
+    if file is None:
+        return None
+    if not isinstance(file, str):
+        raise SettingsError("api_token_secret_file must be the name of a file.")
+    return _secret_in(Path(file).expanduser(), private=True)
+
+
+def _secret_in(path: Path, *, private: bool) -> str:
+    try:
+        if private and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise SettingsError(f"The secret in {path} can be read by others: chmod 0600 {path}.")
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise SettingsError(f"The secret in {path} can not be read: {reason}.") from error
