@@ -22,15 +22,22 @@ def inventory(tmp_path: Path) -> Path:
     return path
 
 
-def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(inventory: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # Not in the checkout: Ansible would read its group_vars, which know where the checkout's own state is.
     env = {**clean_environment(), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
     return subprocess.run(
-        [tool(name), *arguments], cwd=ROOT, env=env, text=True, capture_output=True, check=False, timeout=60
+        [tool(name), *arguments, "-i", str(inventory)],
+        cwd=inventory.parent,
+        env=env,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
     )
 
 
 def test_ansible_inventory_lists_the_guests_of_the_state(inventory: Path) -> None:
-    done = run("ansible-inventory", "-i", str(inventory), "--list")
+    done = run(inventory, "ansible-inventory", "--list")
 
     assert done.returncode == 0, done.stderr
     listed = json.loads(done.stdout)
@@ -44,7 +51,7 @@ def test_a_corrupt_state_stops_ansible_and_says_what_to_do(inventory: Path) -> N
     with (inventory.parent / "infrastructure" / "state.json").open("a") as state:
         state.write("\n")
 
-    done = run("ansible-inventory", "-i", str(inventory), "--list")
+    done = run(inventory, "ansible-inventory", "--list")
 
     assert done.returncode != 0
     assert "does not match its checksum" in done.stderr
@@ -54,7 +61,7 @@ def test_a_corrupt_state_stops_ansible_and_says_what_to_do(inventory: Path) -> N
 
 def test_the_look_up_finds_the_state_that_the_inventory_read(inventory: Path) -> None:
     expression = "{{ lookup('nhi.core.nhi_endpoint', 'redis').url }}"
-    done = run("ansible", "localhost", "-i", str(inventory), "-m", "ansible.builtin.debug", "-a", f"msg={expression}")
+    done = run(inventory, "ansible", "localhost", "-m", "ansible.builtin.debug", "-a", f"msg={expression}")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "redis://10.86.7.105:6379" in done.stdout
@@ -62,7 +69,7 @@ def test_the_look_up_finds_the_state_that_the_inventory_read(inventory: Path) ->
 
 def test_a_service_that_is_not_there_is_answered_with_those_that_are(inventory: Path) -> None:
     expression = "{{ lookup('nhi.core.nhi_endpoint', 'mongodb') }}"
-    done = run("ansible", "localhost", "-i", str(inventory), "-m", "ansible.builtin.debug", "-a", f"msg={expression}")
+    done = run(inventory, "ansible", "localhost", "-m", "ansible.builtin.debug", "-a", f"msg={expression}")
 
     assert done.returncode != 0
     assert "No instance offers service 'mongodb': the state has redis." in done.stdout + done.stderr

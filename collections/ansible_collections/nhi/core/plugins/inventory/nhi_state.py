@@ -103,6 +103,8 @@ keyed_groups:
 #   |  |--redis-cache
 """
 
+import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,7 @@ from ansible.errors import AnsibleParserError
 from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.inventory import BaseInventoryPlugin, Constructable
+from ansible.template import trust_as_template
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, StateMissingError
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 from ansible_collections.nhi.core.plugins.plugin_utils.state_hosts import (
@@ -123,6 +126,23 @@ from ansible_collections.nhi.core.plugins.plugin_utils.state_source import read_
 FILE_ENDINGS = tuple(f"{lead}nhi_state.{ending}" for lead in ("/", ".") for ending in ("yml", "yaml"))
 
 
+_PLAIN_TEXT = re.compile(r"[A-Za-z0-9_ .:,;/@+-]*")
+
+
+def _plain(value: Any) -> Any:
+    """Trust text in which no template can be, since ansible-inventory prints other text as C(__ansible_unsafe)."""
+    if isinstance(value, str):
+        return _plain_text(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+@functools.cache
+def _plain_text(text: str) -> str:
+    return trust_as_template(text) if _PLAIN_TEXT.fullmatch(text) else text
+
+
 class InventoryModule(BaseInventoryPlugin, Constructable):
     """Hosts from state.json; what a guest looks like as a host is decided in plugin_utils/state_hosts.py."""
 
@@ -133,10 +153,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         return f"/{path}".endswith(FILE_ENDINGS) and bool(super().verify_file(path))
 
     def parse(self, inventory: InventoryData, loader: DataLoader, path: str, cache: bool = True) -> None:
-        """Read the state and add its guests; nothing is added unless all of the state could be used."""
+        """Read the state and add its guests; no guest is added unless all of the state could be used."""
         super().parse(inventory, loader, path, cache)
         self._refuse_unknown_options(self._read_config_data(path), path)
         directory = self._state_directory(path)
+        inventory.set_variable("all", "nhi_state_dir", directory)
         try:
             hosts = self._read_hosts(directory)
         except StateMissingError as error:
@@ -145,7 +166,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         except NHIError as error:
             raise AnsibleParserError(str(error)) from error
         else:
-            self._populate(hosts, directory)
+            self._populate(hosts)
 
     def _refuse_unknown_options(self, config: dict[str, Any], path: str) -> None:
         """Ansible ignores a misspelt option; a limit that silently does not apply is worse than an error."""
@@ -173,15 +194,14 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         base = Path() if str(origin).startswith("env:") else Path(path).parent
         return state_directory(str(self.templar.template(configured)), base)
 
-    def _populate(self, hosts: list[InventoryHost], directory: str) -> None:
+    def _populate(self, hosts: list[InventoryHost]) -> None:
         for group in FIXED_GROUPS:
             self.inventory.add_group(group)
-        self.inventory.set_variable("all", "nhi_state_dir", directory)
         composing = any(self.get_option(option) for option in ("compose", "groups", "keyed_groups"))
         for host in hosts:
             self.inventory.add_host(host.name)
             for variable, value in host.variables.items():
-                self.inventory.set_variable(host.name, variable, value)
+                self.inventory.set_variable(host.name, variable, _plain(value))
             for group in host.groups:
                 self.inventory.add_child(self.inventory.add_group(group), host.name)
             if composing:
@@ -193,3 +213,6 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         self._set_composite_vars(self.get_option("compose"), variables, name, strict=strict)
         self._add_host_to_composed_groups(self.get_option("groups"), variables, name, strict=strict)
         self._add_host_to_keyed_groups(self.get_option("keyed_groups"), variables, name, strict=strict)
+
+    def _compose(self, template: str, variables: dict[str, Any], *options: Any) -> Any:
+        return _plain(super()._compose(template, variables, *options))

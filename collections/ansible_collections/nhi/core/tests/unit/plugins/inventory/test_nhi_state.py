@@ -14,6 +14,7 @@ import yaml
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
+from ansible.template import is_trusted_as_template
 from ansible_collections.nhi.core.plugins.inventory.nhi_state import DOCUMENTATION, InventoryModule
 from ansible_collections.nhi.core.plugins.module_utils.state_document import checksum_of, utc_now
 from ansible_collections.nhi.core.tests.unit.plugins.state_samples import (
@@ -133,6 +134,9 @@ def test_text_from_the_state_is_never_a_template(tmp_path: Path, read: Read) -> 
 
     assert inventory.hosts["db"].vars["copied"] == "{{ 7 * 7 }}"
     assert not [group for group in inventory.groups if "49" in group or "uid" in group]
+    for name in ("nhi_pool", "copied"):
+        assert not is_trusted_as_template(inventory.hosts["db"].vars[name])
+    assert not any(is_trusted_as_template(tag) for tag in inventory.hosts["db"].vars["nhi_tags"])
 
 
 def test_a_missing_state_is_an_error_that_says_what_to_do_or_an_empty_inventory(read: Read) -> None:
