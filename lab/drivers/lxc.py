@@ -25,7 +25,7 @@ from lab.drivers.base import DriverError, GuestSpec, Interface, Log, Nic, Usage
 from lab.drivers.lxc_adopt import nameservers, read_host
 from lab.drivers.lxc_config import check, container, limits, with_leases
 from lab.drivers.lxc_guest import Guest, Guests, new_layer_name
-from lab.drivers.lxc_host import run, succeeds, why_unusable
+from lab.drivers.lxc_host import DIES_WITH_CALLER, run, succeeds, why_unusable
 from lab.drivers.lxc_inside import write_running, write_stopped
 from lab.drivers.lxc_leases import Leases
 from lab.drivers.lxc_meter import Meter
@@ -56,6 +56,7 @@ class LxcDriver:
         self._leases = Leases(directory / "leases.json", self._network.subnet)
         self._containers = proc.Containers(self._guests.lxcpath)
         self._meter = Meter()
+        self._image: Path | None = None  # known after up()
 
     # --- the lab -------------------------------------------------------------------------------
 
@@ -68,10 +69,8 @@ class LxcDriver:
         check_overlay(self._directory)
         self._network.up(log)
         self._adopt(log)
-        settings = read_host()
-        self._templates.ensure(settings, log)
-        used = {Path(guest.record.image) for guest in self._guests.all()}
-        self._templates.remove_unused(used | {self._templates.image(settings)})
+        self._image = self._templates.ensure(read_host(), log)
+        self._templates.remove_unused({self._image, *(Path(guest.record.image) for guest in self._guests.all())})
         if not self._nameservers():
             log("warning: no name server of this host can be reached from guests; give one with --nameserver")
 
@@ -90,12 +89,16 @@ class LxcDriver:
         archive = self._templates.archive
         return {archive.name: archive.stat().st_size} if archive.exists() else {}
 
+    def vmids(self) -> set[int]:
+        """The guests there are, running or not."""
+        return self._guests.vmids()
+
     # --- a guest's life ------------------------------------------------------------------------
 
     def create(self, spec: GuestSpec, template: str | None, log: Log) -> None:
         if template not in (None, self._templates.name):
             raise DriverError(f"template '{template}' does not exist: there is {self._templates.name}")
-        image = self._templates.ensure(read_host(), log)
+        image = self._image or self._templates.ensure(read_host(), log)
         with self._new(spec, image) as (guest, settled):
             write_stopped(guest, settled, self._nameservers(), renew=True)
         log(f"made {self._guests.name(spec.vmid)} from {self._templates.name}")
@@ -281,13 +284,16 @@ class LxcDriver:
         return self._containers.init(self._guests.name(vmid))
 
     def _lxc(self, command: str, name: str, *options: str) -> bool:
-        return succeeds([f"lxc-{command}", "-P", str(self._guests.lxcpath), "-n", name, *options])
+        argv = [f"lxc-{command}", "-P", str(self._guests.lxcpath), "-n", name, *options]
+        return succeeds(argv if command == "start" else [*DIES_WITH_CALLER, *argv])
 
     def _launch(self, guest: Guest) -> None:
         file = guest.directory / "start.log"
         file.unlink(missing_ok=True)
         logging = ("--logpriority", "ERROR", "--logfile", str(file))
         if not self._lxc("start", guest.name, "--daemon", *logging):
+            if not self._containers.wait_for_end(guest.name):
+                proc.end_all(re.escape(guest.name))
             raise DriverError(f"starting {guest.name} failed: {_first_error(file)}")
 
     def _limit(self, init: int, spec: GuestSpec, log: Log) -> None:
@@ -328,10 +334,12 @@ class LxcDriver:
         """Take over what an earlier daemon left, also one that was killed."""
         running = 0
         for guest in self._guests.all():
-            if self._init(guest.record.spec.vmid) is None:
+            init = self._containers.init(guest.name)
+            if init is None:
                 proc.end_all(re.escape(guest.name))  # its monitor was killed: nobody could stop it properly
             else:
                 self._lxc("unfreeze", guest.name)
+                proc.thaw(init)
                 running += 1
         self._guests.clear_leftovers()
         if running:

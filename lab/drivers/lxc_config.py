@@ -148,6 +148,8 @@ def _early_address(nic: Nic) -> dict[str, str]:
     address = ipaddress.ip_interface(nic.address)
     family = f"ipv{address.version}"
     values = {f"{family}.address": str(address)}
+    if address.version == 4:  # lxc gets the broadcast address wrong on its own
+        values["ipv4.address"] += f" {address.network.broadcast_address}"
     if nic.gateway and ipaddress.ip_address(nic.gateway) in address.network:
         values[f"{family}.gateway"] = nic.gateway
     return values

@@ -28,8 +28,9 @@ CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 27: "CAP_MKNOD"}  # a 
 
 # A killed daemon takes the command with it (setpriv), and a killed command takes its children and its
 # mounts with it (unshare: they live in namespaces of their own). So no helper, no mount is ever left over.
+DIES_WITH_CALLER = ("setpriv", "--pdeathsig", "KILL", "--")
 SANDBOX = (
-    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *DIES_WITH_CALLER,
     *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--"),
 )
 # What tar and its like say after the reason.

@@ -20,7 +20,8 @@ done
 """
 _IDENTITY = """
 if [ "$1" != root ]; then
-    id -u "$1" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$1"
+    if getent group "$1" >/dev/null; then group="--gid $1"; else group=--user-group; fi
+    id -u "$1" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash $group "$1"
     printf '%s ALL=(ALL) NOPASSWD:ALL\\n' "$1" >/etc/sudoers.d/90-lab
     chmod 0440 /etc/sudoers.d/90-lab
 fi
@@ -37,7 +38,10 @@ _LIVE = """
 hostname "$2"
 networkctl reload
 shift 2
-[ $# = 0 ] || networkctl reconfigure "$@"
+for interface; do  # addresses that lxc gave are not networkd's, so it would keep them
+    ip address flush dev "$interface" scope global
+    networkctl reconfigure "$interface"
+done
 """
 _ENVIRONMENT = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "sh", "-euc")
 _MODES = {".lab/authorized_keys": 0o600, ".lab/password": 0o600, "etc/machine-id": 0o444}

@@ -114,13 +114,23 @@ def interfaces(init: int) -> list[Interface]:
     ]
 
 
+def thaw(pid: int) -> None:
+    """Let a frozen container go on, whoever froze it and however far he got."""
+    for file, wanted in (
+        (cgroup(pid, "freezer") / "freezer.state", "THAWED"),
+        (cgroup(pid, "") / "cgroup.freeze", "0"),
+    ):
+        if _read(file).strip() not in ("", wanted):
+            file.write_text(wanted)
+
+
 def end_all(names: str, timeout: float = 10.0) -> int:
     """Kill every process of the containers whose name matches, their monitors too; returns how many there were."""
     killed: set[int] = set()
     deadline = time.monotonic() + timeout
     while (found := set(_members(names))) and time.monotonic() < deadline:
         for pid in found:
-            _thaw(pid)
+            thaw(pid)  # with cgroups of version 1 a frozen process does not even die
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -153,13 +163,6 @@ def _members(names: str) -> Iterator[int]:
     for pid in _pids():
         if pattern.search(_read(PROC / str(pid) / "cgroup")) and (_stat(pid) or ["Z"])[0] != "Z":
             yield pid
-
-
-def _thaw(pid: int) -> None:
-    """With version 1 a frozen process does not even die."""
-    state = cgroup(pid, "freezer") / "freezer.state"
-    if _read(state).strip() not in ("", "THAWED"):
-        state.write_text("THAWED")
 
 
 def _counters_v2(directory: Path) -> dict[str, int]:

@@ -103,6 +103,14 @@ def copy_layer(source: Path, target: Path) -> None:
         raise
 
 
+def link_tree(source: Path, target: Path) -> None:
+    """Make target the same files as source, or copies on another file system; whole or not at all."""
+    partial = target.with_name(target.name + ".partial")
+    remove_tree(partial)
+    script = 'cp -al "$1" "$2" 2>/dev/null || { rm -rf "$2"; cp -a --reflink=auto "$1" "$2"; }; mv -T "$2" "$3"'
+    sandbox(script, source, partial, target, what=f"linking {source.name}")
+
+
 def remove_tree(path: Path) -> None:
     """Remove a directory with all it holds, but nothing mounted in it."""
     if path.exists() or path.is_symlink():

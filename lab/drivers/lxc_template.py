@@ -1,12 +1,14 @@
-"""The container template: made once with debootstrap, cached as an archive, unpacked once per lab as an image.
+"""The container template: made once with debootstrap, cached as an archive and, unpacked, as an image.
 
 The archive is the same for every host. What a host adds (mirror, certificates, proxies) goes into the
-image, so that a changed certificate costs a second and not a new debootstrap.
+image, so that a changed certificate costs seconds and not a new debootstrap. A lab has the image as hard
+links: no time, no space, and its guests live on when somebody empties the cache.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import time
@@ -18,7 +20,7 @@ from pathlib import Path
 from lab.drivers.base import DriverError, Log
 from lab.drivers.lxc_adopt import KEYRING, SUITE, HostSettings
 from lab.drivers.lxc_host import run, sandbox
-from lab.drivers.lxc_rootfs import as_tar, extract, pack_tree, remove_tree, tree_size
+from lab.drivers.lxc_rootfs import as_tar, extract, link_tree, pack_tree, remove_tree, tree_size
 
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "netbase"),
@@ -59,15 +61,17 @@ class Templates:
 
     def ensure(self, settings: HostSettings, log: Log) -> Path:
         """Make template and image where they are missing; returns the image's root directory."""
-        self.images.mkdir(parents=True, exist_ok=True)
-        self.empty_image().mkdir(parents=True, exist_ok=True)
-        self.archive.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.archive.parent / "lock"):
+        cache = self.archive.parent
+        image = self.images / self._key(settings)
+        with _locked(cache / "lock"):
+            self.empty_image().mkdir(parents=True, exist_ok=True)
             if not self.archive.exists():
                 self._build(settings, log)
-        image = self._image(settings)
-        if not image.exists():
-            self._unpack(image, settings, log)
+            cached = cache / image.name
+            if not cached.exists():
+                self._unpack(cached, settings, log)
+            if not image.exists():
+                link_tree(cached, image)
         return image / "rootfs"
 
     def empty_image(self) -> Path:
@@ -82,18 +86,14 @@ class Templates:
             return 0
 
     def remove_unused(self, used: set[Path]) -> None:
-        """Remove images that no guest needs and what a crash left of unpacking one."""
+        """Remove images that no guest needs and what a crash left of linking one."""
         for image in self.images.iterdir() if self.images.exists() else ():
             if image / "rootfs" not in used | {self.empty_image()}:
                 remove_tree(image)
 
-    def image(self, settings: HostSettings) -> Path:
-        """The image new guests get, whether made yet or not."""
-        return self._image(settings) / "rootfs"
-
-    def _image(self, settings: HostSettings) -> Path:
-        key = hashlib.sha256(json.dumps([str(self.archive), ADOPT, asdict(settings)]).encode()).hexdigest()
-        return self.images / key[:12]
+    def _key(self, settings: HostSettings) -> str:
+        text = json.dumps([str(self.archive), ADOPT, asdict(settings)])
+        return f"image-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def _build(self, settings: HostSettings, log: Log) -> None:
         started = time.monotonic()
@@ -116,17 +116,15 @@ class Templates:
         log(f"template {self.name}: {size} MiB in {time.monotonic() - started:.0f} s, cached in {self.archive.parent}")
 
     def _unpack(self, image: Path, settings: HostSettings, log: Log) -> None:
-        log(f"template {self.name}: unpacking for this lab")
+        log(f"template {self.name}: unpacking with the settings of this host")
+        for other in image.parent.glob("image-*"):  # for settings that this host no longer has, or half-made
+            remove_tree(other)
         partial = image.with_name(image.name + ".partial")
-        remove_tree(partial)
-        try:
-            (partial / "rootfs").mkdir(parents=True)
-            extract(self.archive, partial / "rootfs")
-            _adopt(partial / "rootfs", settings)
-            (partial / "size").write_text(str(tree_size(partial / "rootfs")))
-            partial.rename(image)
-        finally:
-            remove_tree(partial)
+        (partial / "rootfs").mkdir(parents=True)
+        extract(self.archive, partial / "rootfs")
+        _adopt(partial / "rootfs", settings)
+        (partial / "size").write_text(str(tree_size(partial / "rootfs")))
+        partial.rename(image)
 
 
 class _Progress:
@@ -163,6 +161,7 @@ def _chroot(root: Path, script: str, what: str) -> None:
     sandbox(prepare + run_inside, root, script, *environment, what=what)
 
 
+@functools.cache
 def _architecture() -> str:
     return run(["dpkg", "--print-architecture"], "asking for the architecture").strip()
 
@@ -171,6 +170,7 @@ def _architecture() -> str:
 def _locked(path: Path) -> Iterator[None]:
     """One lab at a time makes the template; the others wait for it."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
