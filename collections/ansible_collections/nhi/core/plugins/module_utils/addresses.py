@@ -14,6 +14,8 @@ from typing import Any
 _NET = re.compile(r"net(\d+)")
 # Interfaces that software inside the guest makes for itself; nobody outside can reach the guest there.
 _INTERNAL = re.compile(r"lo$|docker|br-|veth|virbr|cni|flannel|cali|podman|tailscale|wg|tun|tap|lxdbr|lxcbr")
+# Not all of 127.0.0.0/8: a lab that has no network of its own may keep its guests there.
+_LOOPBACK = ("127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _records(values: Iterable[Any], interface: str, mac: str | None, source: str
 
 def _reachable(parsed: ipaddress.IPv4Interface | ipaddress.IPv6Interface, interface: str) -> bool:
     ip = parsed.ip
-    return not (ip.is_loopback or ip.is_link_local or ip.is_unspecified or _INTERNAL.match(interface))
+    return not (str(ip) in _LOOPBACK or ip.is_link_local or ip.is_unspecified or _INTERNAL.match(interface))
 
 
 def _agent_cidr(entry: Mapping[str, Any]) -> str:

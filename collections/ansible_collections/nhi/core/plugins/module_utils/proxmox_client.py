@@ -23,14 +23,15 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, Union
 from urllib.parse import quote, urlencode
 
 from .errors import ParameterError, UnreachableError
 from .proxmox_errors import Call, error_from_answer, error_from_content
 from .proxmox_tasks import TaskResult, wait_for_task
 
-Path = str | Iterable[str | int]
+# Union, since ansible-test reads module_utils as if for a Python without the other notation.
+Path = Union[str, Iterable[Union[str, int]]]  # noqa: UP007
 _SAFE_IN_PART = ":@!"
 _DROPPED = (http.client.RemoteDisconnected, ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -67,7 +68,8 @@ def endpoint_from_params(params: Mapping[str, Any]) -> Endpoint:
             raise ParameterError(f"{name} is empty or holds white space: set it as an option or in the environment")
     if "@" not in params["api_user"]:
         raise ParameterError(f"api_user '{params['api_user']}' has no realm: write it as user@pve or user@pam")
-    port, timeout = int(params.get("api_port") or 8006), float(params.get("timeout") or 20.0)
+    port = int(params["api_port"]) if params.get("api_port") is not None else Endpoint.port
+    timeout = float(params["timeout"]) if params.get("timeout") is not None else Endpoint.timeout
     if not 0 < port < 65536:
         raise ParameterError(
             f"api_port {port} is not a port: use a number from 1 to 65535 (Proxmox VE listens on 8006)"

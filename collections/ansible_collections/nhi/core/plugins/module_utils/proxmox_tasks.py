@@ -17,7 +17,7 @@ _UPID = re.compile(
     r"UPID:(?P<node>[^:]+):[0-9A-Fa-f]{8}:[0-9A-Fa-f]{8,9}:[0-9A-Fa-f]{8}:(?P<type>[^:]+):(?P<id>[^:]*):[^:]+:"
 )
 _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.2, 1.0, 1.4
-_LOG_LINES = 10
+_LOG_LINES, _SHOWN_LINES = 10, 3
 # The status may be asked for between the worker's last line and its exit status.
 _TRANSIENT = "unexpected status"
 _TRANSIENT_TRIES = 3
@@ -85,7 +85,8 @@ def _result(client: TaskReader, upid: str, match: re.Match[str], exitstatus: str
     if exitstatus == "OK" or warnings:
         return TaskResult(upid, match["type"], exitstatus, int(warnings[1]) if warnings else 0, elapsed)
     log = _last_lines(client, match["node"], upid)
-    tail = f" (log: {' | '.join(log[-3:])})" if log else ""
+    before = [line for line in log if exitstatus not in line][-_SHOWN_LINES:]
+    tail = f" (before that: {' | '.join(before)})" if before else ""
     raise TaskError(
         f"task {match['type']} of {match['id'] or match['node']} on {match['node']} failed: {exitstatus}{tail}:"
         " correct the cause and run it again",

@@ -290,7 +290,7 @@ def test_texts_of_refusals_decide_the_error(
 ) -> None:
     server.answer = lambda _request: refusal(status, text)
     error = failure_of(client)
-    assert type(error) is kind
+    assert error.__class__ is kind
     assert error.reason == text
     assert error.status == status
 
@@ -342,7 +342,9 @@ def test_a_full_token_name_is_accepted_as_token_id() -> None:
         ("api_user", "nhi"),
         ("api_token_secret", "a b"),
         ("api_port", 70000),
+        ("api_port", 0),
         ("timeout", -1),
+        ("timeout", 0),
     ],
 )
 def test_values_no_request_could_use_are_refused_by_name(option: str, value: Any) -> None:
