@@ -95,6 +95,9 @@ class GuestReader:
         }
         due = [(str(r.row["node"]), r) for r in readings.values() if self._is_due(r)]
         run_in_lanes(due, self._read, per_lane=self._per_node, in_total=_MAX_CONNECTIONS)
+        for reading in readings.values():
+            if reading.memory is not None and reading.error is None:
+                reading.memory.status = str(reading.row.get("status") or "")
         return readings
 
     def failing_nodes(self) -> list[str]:
@@ -102,7 +105,12 @@ class GuestReader:
         return sorted(node for node, count in self._failures.items() if count >= _FAILURES_UNTIL_NODE_IS_LEFT_ALONE)
 
     def _is_due(self, reading: GuestReading) -> bool:
-        return is_vague(reading.row) or self._config_is_due(reading) or self._live_is_due(reading)
+        return (
+            is_vague(reading.row)
+            or self._config_is_due(reading)
+            or self._live_is_due(reading)
+            or _is_doubtful(reading.row, reading.memory)
+        )
 
     def _config_is_due(self, reading: GuestReading) -> bool:
         memory = reading.memory
@@ -133,6 +141,8 @@ class GuestReader:
                 self._read_status(reading)
             if self._config_is_due(reading):
                 self._read_config(reading)
+            if _is_doubtful(reading.row, reading.memory):
+                self._read_status(reading)
             if reading.memory is not None and self._live_is_due(reading):
                 self._read_live(reading, reading.memory)
         except NotFoundError:
@@ -220,6 +230,16 @@ def known_addresses(reading: GuestReading) -> list[dict[str, Any]]:
 def _has_live_addresses(row: Row, memory: GuestMemory) -> bool:
     """Whether asking the running guest can tell more than its configuration."""
     return needs_live_addresses(memory.nics) and (row["type"] == "lxc" or memory.agent)
+
+
+def _is_doubtful(row: Row, memory: GuestMemory | None) -> bool:
+    """Whether "stopped" may be what the row says of a guest that was started up to 10 s ago.
+
+    Asked once, when it is news: of a guest that ran at the last scan, or that should have started with its node.
+    """
+    if memory is None or row.get("status") != "stopped" or int(row.get("template") or 0):
+        return False
+    return memory.status == "running" or (memory.onboot and memory.status != "stopped")
 
 
 def _created_at(config: Mapping[str, Any]) -> str | None:

@@ -31,6 +31,7 @@ class GuestMemory:
     """What was read of one guest besides its row, and when (seconds since the epoch)."""
 
     signature: list[Any]
+    status: str = ""
     started: float | None = None
     config_at: float | None = None
     digest: str | None = None

@@ -56,6 +56,9 @@ class FakeCluster:
         if url == "/cluster/resources":
             return [dict(row) for row in self.rows]
         if url not in self.answers:
+            for row in self.rows:
+                if "vmid" in row and url == f"{self.path(row)}/status/current":
+                    return dict(row)
             raise NotFoundError(f"no answer for {url}", status=500, reason="Configuration file does not exist")
         answer = self.answers[url]
         if callable(answer):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils import scan_guests
@@ -188,15 +190,14 @@ def test_the_memory_of_another_cluster_is_not_used(cluster: FakeCluster, scan: S
 
 def test_no_more_than_the_allowed_requests_are_put_to_one_node_at_once(cluster: FakeCluster, scan: Scan) -> None:
     cluster.node("pve2")
+
+    def slowly(config: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.005)
+        return config
+
     for number in range(40):
         row = cluster.lxc(200 + number, f"guest-{number}", f"10.0.1.{number}/24", node=("pve", "pve2")[number % 2])
-        config = dict(cluster.config(row))
-
-        def slow(config: dict[str, Any] = config) -> dict[str, Any]:
-            time.sleep(0.005)
-            return config
-
-        cluster.answers[f"{cluster.path(row)}/config"] = slow
+        cluster.answers[f"{cluster.path(row)}/config"] = partial(slowly, dict(cluster.config(row)))
     scan()
     assert cluster.most_at_once["pve"] <= 4
     assert cluster.most_at_once["pve2"] <= 4
@@ -214,6 +215,24 @@ def test_a_row_that_lags_behind_is_asked_about(cluster: FakeCluster, scan: Scan,
     cluster.answers[f"{cluster.path(row)}/status/current"] = current
     found = guest(scan(), 101)
     assert (found["name"], found["status"], found["freshness"]) == ("web", "running", "fresh")
+
+
+def test_a_guest_just_started_is_not_called_stopped_because_its_row_lags(cluster: FakeCluster, scan: Scan) -> None:
+    row = cluster.lxc(101, "web", status="stopped")
+    cluster.config(row)["onboot"] = 1
+    cluster.answers[f"{cluster.path(row)}/status/current"] = {**row, "status": "running", "uptime": 1}
+    report = scan()
+    assert (guest(report, 101)["status"], alert_ids(report)) == ("running", [])
+
+
+def test_a_stopped_guest_is_asked_about_once(cluster: FakeCluster, scan: Scan) -> None:
+    row = cluster.lxc(101, "web")
+    scan()
+    row["status"] = "stopped"
+    assert "guest-down:101" in alert_ids(scan())
+    cluster.forget()
+    assert "guest-down:101" in alert_ids(scan())
+    assert not any(path.endswith("status/current") for path in cluster.asked)
 
 
 def test_a_guest_that_is_gone_when_asked_is_left_out(cluster: FakeCluster, scan: Scan) -> None:
@@ -390,7 +409,7 @@ def test_an_api_that_is_away_fails_the_scan_and_leaves_the_state(
     cluster.lxc(101, "web")
     scan()
     before = (tmp_path / "state.json").read_bytes()
-    monkeypatch.setattr(cluster, "_answer", lambda url: (_ for _ in ()).throw(UnreachableError("down")))
+    monkeypatch.setattr(cluster, "_answer", Mock(side_effect=UnreachableError("down")))
     with pytest.raises(UnreachableError):
         scan()
     assert (tmp_path / "state.json").read_bytes() == before
