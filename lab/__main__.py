@@ -133,9 +133,13 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bridge", help=f"real bridge behind vmbr0 ({default.bridge})")
     parser.add_argument("--nodes", type=_names, help=f"separated by commas ({','.join(default.nodes)})")
     parser.add_argument("--pve-version", type=int, choices=(8, 9), help=f"({default.pve_version})")
-    parser.add_argument("--lag", action=argparse.BooleanOptionalAction, help="/cluster/resources is up to 10 s old (yes)")
+    parser.add_argument(
+        "--lag", action=argparse.BooleanOptionalAction, help="/cluster/resources is up to 10 s old (yes)"
+    )
     parser.add_argument("--auth-delay", type=float, help=f"seconds before a 401 ({default.auth_delay})")
-    parser.add_argument("--test-endpoint", action=argparse.BooleanOptionalAction, help="serve /lab/faults, for tests (no)")
+    parser.add_argument(
+        "--test-endpoint", action=argparse.BooleanOptionalAction, help="serve /lab/faults, for tests (no)"
+    )
     parser.add_argument("--foreground", action="store_true", help="do not become a daemon")
     parser.set_defaults(function=up)
 

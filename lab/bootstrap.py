@@ -1,4 +1,4 @@
-"""What the operator of a real node would have set up: users, roles, a pool, storages, tokens, and files that name them."""
+"""What the operator of a real node would have set up: users, roles, a pool, storages, tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ _STORE = {"Datastore.AllocateSpace", "Datastore.Audit"}
 GRANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "reader": (("/", "NHIReader"),),
     "operator": (("/", "NHIOperator"),),
-    "creator": (("/", "NHIReader"), (f"/pool/{POOL}", "NHICreator"), ("/storage", "NHIStorage"), (BRIDGES, "NHINetwork")),
+    "creator": (
+        ("/", "NHIReader"),
+        (f"/pool/{POOL}", "NHICreator"),
+        ("/storage", "NHIStorage"),
+        (BRIDGES, "NHINetwork"),
+    ),
     "demo": (("/", "NHIDemo"),),
 }
 
@@ -98,7 +103,7 @@ def _grant(lab: Lab, acl: Acl) -> None:
 
 
 def environment(lab: Lab, credentials: Credentials, port: int) -> dict[str, str]:
-    """Names as proxmoxer and community.proxmox read them, the demo token first; then what the playbooks' defaults read."""
+    """Names as proxmoxer and community.proxmox read them, the demo token first; then what the playbooks read."""
     host = lab.config.bind if lab.config.bind not in ("0.0.0.0", "::") else "127.0.0.1"
     found = {
         "PROXMOX_HOST": host,

@@ -21,8 +21,8 @@ Say = Callable[[str], None]
 START_SECONDS = 600
 STOP_SECONDS = 90
 MADE_FILES = (
-    FILE, "lab.db", "lab.db-wal", "lab.db-shm", "credentials.json", "env", "requests.jsonl", "faults.json", "faults.lock",
-    LOG_FILE, PID_FILE,
+    FILE, "lab.db", "lab.db-wal", "lab.db-shm", "credentials.json", "env", "requests.jsonl", "faults.json",
+    "faults.lock", LOG_FILE, PID_FILE,
 )  # fmt: skip
 MADE_DIRECTORIES = ("tasks", "tls", "ssh", "storage", "driver", "embedded")
 
@@ -48,7 +48,9 @@ def prepare(directory: Path, config: LabConfig) -> None:
         fixed = ("driver", "subnet", "bridge", "nodes", "pve_version")
         changed = [name for name in fixed if getattr(before, name) != getattr(config, name)]
         if changed:
-            raise LabError(f"the lab in {directory} was made with another {changed[0]}: run `down` first, or use another --dir")
+            raise LabError(
+                f"the lab in {directory} was made with another {changed[0]}: run `down` first, or use another --dir"
+            )
     elif any(entry.name not in MADE_FILES for entry in directory.iterdir()):
         raise LabError(f"{directory} is not empty and no lab: choose another --dir")
     config.save(directory)

@@ -102,7 +102,7 @@ class Lab:
             raise timeout
         try:
             await asyncio.wait_for(lock.acquire(), CONFIG_LOCK_SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise timeout from None
         try:
             yield
@@ -174,4 +174,6 @@ class Lab:
 def _no_space(storage: Storage) -> str:
     if storage.type == "dir":
         return f"write failed: No space left on device ({storage.path})"
-    return f"Cannot create new thin volume, free space in thin pool {storage.vgname}/{storage.thinpool} reached threshold."
+    return (
+        f"Cannot create new thin volume, free space in thin pool {storage.vgname}/{storage.thinpool} reached threshold."
+    )

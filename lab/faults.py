@@ -50,7 +50,13 @@ class Fault:
             return False
         if self.path and not fnmatch.fnmatchcase(str(facts.get("path", "")), self.path):
             return False
-        conditions = {"method": self.method, "node": self.node, "vmid": self.vmid, "storage": self.storage, "task": self.task}
+        conditions = {
+            "method": self.method,
+            "node": self.node,
+            "vmid": self.vmid,
+            "storage": self.storage,
+            "task": self.task,
+        }
         return all(not wanted or facts.get(name) == wanted for name, wanted in conditions.items())
 
 

@@ -34,8 +34,10 @@ class Guest:
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     firewall: dict[str, Any] = field(default_factory=lambda: {"options": {}, "rules": []})
 
-    def __post_init__(self) -> None:
-        self.snapshots = {k: v if isinstance(v, Snapshot) else Snapshot(**v) for k, v in self.snapshots.items()}
+    @classmethod
+    def load(cls, snapshots: dict[str, dict[str, Any]], **fields: Any) -> Guest:
+        """From the store, where everything is plain JSON."""
+        return cls(snapshots={name: Snapshot(**value) for name, value in snapshots.items()}, **fields)
 
     @property
     def name(self) -> str:

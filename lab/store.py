@@ -13,6 +13,7 @@ from lab.model import Acl, Backup, Guest, Pool, Role, Storage, TaskRecord, Token
 Key = TypeVar("Key", int, str)
 Record = TypeVar("Record")
 
+
 class Table(MutableMapping[Key, Record], Generic[Key, Record]):
     """A dict of records; call save() after changing one in place."""
 
@@ -47,7 +48,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.database = Database(path)
-        self.guests: Table[int, Guest] = Table(self.database, "guest", Guest, int)
+        self.guests: Table[int, Guest] = Table(self.database, "guest", Guest.load, int)
         self.users: Table[str, User] = Table(self.database, "user", User, str)
         self.tokens: Table[str, Token] = Table(self.database, "token", Token, str)
         self.roles: Table[str, Role] = Table(self.database, "role", Role, str)

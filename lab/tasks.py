@@ -112,10 +112,9 @@ class Tasks:
         """Begin a worker and answer its UPID at once."""
         pid, now = self._next_pid, int(time.time())
         self._next_pid += 1
-        upid = str(Upid(node, pid, int(time.monotonic() * 100) & 0xFFFFFFFF, now, kind, task_id, user))
-        parsed = Upid.parse(upid)
-        assert parsed is not None
-        record = TaskRecord(upid, node, pid, parsed.pstart, now, kind, task_id, user)
+        pstart = int(time.monotonic() * 100) & 0xFFFFFFFF
+        upid = str(Upid(node, pid, pstart, now, kind, task_id, user))
+        record = TaskRecord(upid, node, pid, pstart, now, kind, task_id, user)
         self._store.tasks[upid] = record
         self._forget_oldest()
         task = Task(record, self.log_path(upid), self._faults, self._executor)

@@ -52,7 +52,10 @@ async def users(call: Call) -> Any:
             continue
         shown = _shown_user(user)
         if call.params.get("full"):
-            shown |= {"groups": "", "tokens": [{"tokenid": t.tokenid, **_shown_token(t)} for t in _tokens(call, user.userid)]}
+            shown |= {
+                "groups": "",
+                "tokens": [{"tokenid": t.tokenid, **_shown_token(t)} for t in _tokens(call, user.userid)],
+            }
         found.append(shown)
     return found
 
@@ -165,7 +168,11 @@ async def update_token(call: Call) -> Any:
     token = _token(call)
     fields: dict[str, Any] = {"privsep": token.privsep, "expire": token.expire, "comment": token.comment}
     fields |= {name: call.params[name] for name in fields if name in call.params}
-    fields |= {name: default for name, default in (("comment", ""), ("expire", 0)) if name in _items(call.params.get("delete", ""))}
+    fields |= {
+        name: default
+        for name, default in (("comment", ""), ("expire", 0))
+        if name in _items(call.params.get("delete", ""))
+    }
     if call.params.get("regenerate"):
         secret = call.lab.auth.issue_token(token.userid, token.tokenid, **fields)
         return {**fields, "full-tokenid": f"{token.userid}!{token.tokenid}", "value": secret}
@@ -204,7 +211,9 @@ def _role(call: Call, *, to_change: bool) -> Role:
 @route("GET", "/access/roles")
 async def roles(call: Call) -> Any:
     known = call.lab.store.roles
-    return [{"roleid": name, "privs": ",".join(known[name].privs), "special": known[name].special} for name in sorted(known)]
+    return [
+        {"roleid": name, "privs": ",".join(known[name].privs), "special": known[name].special} for name in sorted(known)
+    ]
 
 
 @route("POST", "/access/roles")

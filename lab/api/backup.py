@@ -153,8 +153,8 @@ async def extractconfig(call: Call) -> Any:
 async def delete_volume(call: Call) -> str:
     name = str(call.params["volume"])
     volid = name if ":" in name else f"{call.params['storage']}:{name}"
-    storage = f"/storage/{volid.partition(':')[0]}"
-    call.lab.storage(volid.partition(":")[0])
+    store = call.lab.storage(volid.partition(":")[0]).storage
+    storage = f"/storage/{store}"
     backup = call.lab.store.backups.get(volid)
     if not call.has(storage, "Datastore.Allocate"):
         call.require(storage, "Datastore.AllocateSpace")
@@ -170,4 +170,4 @@ async def delete_volume(call: Call) -> str:
         call.lab.store.backups.pop(volid, None)
         task.log(f"Removed volume '{volid}'")
 
-    return call.lab.tasks.start(call.node, "imgdel", volid.replace(":", "_"), call.auth_id, work)
+    return call.lab.tasks.start(call.node, "imgdel", f"{backup.vmid}@{store}", call.auth_id, work)

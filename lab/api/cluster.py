@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from lab import host
+from lab.api.guest_shape import resource_numbers
+from lab.api.storage import space
+from lab.api.tasks import listed, owns
 from lab.broadcast import Status
 from lab.core import CGROUP_MODE, Lab
 from lab.model import Guest, Storage, TaskRecord
 from lab.server.call import Call
 from lab.server.errors import bad_parameter
 from lab.server.router import route
-from lab.api.guest_shape import resource_numbers
-from lab.api.storage import space
-from lab.api.tasks import listed, owns
 
 FIRST_VMID = 100
 ENDED_PER_NODE = 25
@@ -50,13 +50,21 @@ async def status(call: Call) -> Any:
     nodes = [
         {
             "type": "node", "id": f"node/{name}", "name": name, "nodeid": number if len(names) > 1 else 0,
-            "ip": call.lab.config.bind, "online": int(is_online(call.lab, name)), "local": int(number == 1), "level": "",
+            "ip": call.lab.config.bind, "online": int(is_online(call.lab, name)), "local": int(number == 1),
+            "level": "",
         }
         for number, name in enumerate(names, start=1)
     ]  # fmt: skip
     if len(names) == 1:
         return nodes
-    cluster = {"type": "cluster", "id": "cluster", "name": "lab", "nodes": len(names), "quorate": 1, "version": len(names)}
+    cluster = {
+        "type": "cluster",
+        "id": "cluster",
+        "name": "lab",
+        "nodes": len(names),
+        "quorate": 1,
+        "version": len(names),
+    }
     return [cluster, *nodes]
 
 
@@ -106,7 +114,8 @@ def _visible_guests(call: Call) -> list[Guest]:
 
 def _guest(lab: Lab, guest: Guest, seen: Status | None) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "id": f"{guest.kind}/{guest.vmid}", "type": guest.kind, "vmid": guest.vmid, "node": guest.node, "status": "unknown",
+        "id": f"{guest.kind}/{guest.vmid}", "type": guest.kind, "vmid": guest.vmid, "node": guest.node,
+        "status": "unknown",
     }  # fmt: skip
     if seen is not None and is_online(lab, guest.node):
         shown |= {"name": seen.name or f"{'VM' if guest.kind == 'qemu' else 'CT'} {guest.vmid}"}
@@ -173,8 +182,8 @@ def _sdn(call: Call) -> list[dict[str, Any]]:
         if call.lab.config.pve_version >= 9:
             found.append(
                 {
-                    "id": f"network/{node}/zone/localnetwork", "type": "network", "network": "localnetwork", "node": node,
-                    "network-type": "zone", "zone-type": "simple", "status": "ok",
+                    "id": f"network/{node}/zone/localnetwork", "type": "network", "network": "localnetwork",
+                    "node": node, "network-type": "zone", "zone-type": "simple", "status": "ok",
                 }
             )  # fmt: skip
         else:
@@ -187,5 +196,3 @@ def _sdn(call: Call) -> list[dict[str, Any]]:
 @route("GET", "/cluster/sdn/zones")
 async def zones(call: Call) -> Any:
     return []
-
-

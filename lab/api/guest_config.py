@@ -118,7 +118,9 @@ def _check_changes(call: Call, changes: dict[str, Any], removals: list[str]) -> 
 def _check_protected_disks(call: Call, guest: Guest, removals: list[str]) -> None:
     disks = [name for name in removals if DISK_OPTION.fullmatch(name)]
     if disks and guest.config.get("protection"):
-        raise failure(f"can't remove {KINDS[guest.kind].label} {guest.vmid} drive '{disks[0]}' - protection mode enabled")
+        raise failure(
+            f"can't remove {KINDS[guest.kind].label} {guest.vmid} drive '{disks[0]}' - protection mode enabled"
+        )
 
 
 def _changed(call: Call, guest: Guest, changes: dict[str, Any], removals: list[str]) -> Config:

@@ -77,7 +77,9 @@ def _copy(call: Call, source: Guest, new_id: int, node: str, pool: str) -> Guest
         if re.fullmatch(r"net\d+", name):
             config[name] = complete(call.kind, str(value), fresh_mac=True)
     option = KINDS[call.kind].name_option
-    config[option] = call.params.get(option, f"{'CT' if call.kind == 'lxc' else 'Copy-of-VM-'}{_base_name(call.kind, source, new_id)}")
+    config[option] = call.params.get(
+        option, f"{'CT' if call.kind == 'lxc' else 'Copy-of-VM-'}{_base_name(call.kind, source, new_id)}"
+    )
     if "description" in call.params:
         config["description"] = call.params["description"]
     config["lock"] = "create" if call.kind == "lxc" else "clone"
@@ -99,7 +101,9 @@ async def template(call: Call) -> str:
     if running:
         raise failure(f"you can't convert {what} to template if the {what[2:]} is running")
     if guest.snapshots:
-        raise failure("unable to create template, because " + ("CT" if call.kind == "lxc" else "VM") + " contains snapshots")
+        raise failure(
+            "unable to create template, because " + ("CT" if call.kind == "lxc" else "VM") + " contains snapshots"
+        )
 
     async def work(task: Task) -> None:
         async with call.lab.config_lock(KINDS[call.kind], guest.vmid):
@@ -143,7 +147,11 @@ async def feature(call: Call) -> Any:
     guest = call.lab.guest(call.node, call.kind, call.vmid)
     wanted = call.params["feature"]
     has = can_snapshot(call.lab, guest) if wanted == "snapshot" else await _can_copy(call.lab, guest)
-    return {"hasFeature": int(has), "nodes": list(call.lab.config.nodes)} if call.kind == "qemu" else {"hasFeature": int(has)}
+    return (
+        {"hasFeature": int(has), "nodes": list(call.lab.config.nodes)}
+        if call.kind == "qemu"
+        else {"hasFeature": int(has)}
+    )
 
 
 async def _can_copy(lab: Lab, guest: Guest) -> bool:

@@ -71,7 +71,8 @@ def _interface(entry: Interface) -> dict[str, Any]:
 def _addresses(entry: Interface, v4: str, v6: str) -> list[dict[str, Any]]:
     parts = (address.partition("/") for address in entry.addresses)
     return [
-        {"ip-address": ip, "ip-address-type": v6 if ":" in ip else v4, "prefix": int(prefix or 32)} for ip, _, prefix in parts
+        {"ip-address": ip, "ip-address-type": v6 if ":" in ip else v4, "prefix": int(prefix or 32)}
+        for ip, _, prefix in parts
     ]
 
 
@@ -129,5 +130,7 @@ def _agent_interface(entry: Interface, usage: Usage) -> dict[str, Any]:
     received, sent = (0, 0) if entry.name == "lo" else (usage.netin, usage.netout)
     return {
         "name": entry.name, "hardware-address": entry.mac.lower(), "ip-addresses": _addresses(entry, "ipv4", "ipv6"),
-        "statistics": {"rx-bytes": received, "rx-dropped": 0, "rx-errs": 0, "tx-bytes": sent, "tx-dropped": 0, "tx-errs": 0},
+        "statistics": {
+            "rx-bytes": received, "rx-dropped": 0, "rx-errs": 0, "tx-bytes": sent, "tx-dropped": 0, "tx-errs": 0,
+        },
     }  # fmt: skip

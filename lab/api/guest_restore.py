@@ -12,7 +12,7 @@ from lab.api.storage import backup_path
 from lab.guests.allocation import relocate, usable_storage
 from lab.guests.kinds import KINDS
 from lab.guests.networks import complete
-from lab.guests.options import check_options, normalize
+from lab.guests.options import check_options, configuration, normalize
 from lab.guests.specs import spec_of
 from lab.guests.volumes import DISK_OPTION, storages_of
 from lab.model import Backup, Config, Guest
@@ -20,9 +20,6 @@ from lab.server.call import Call
 from lab.server.errors import ApiError, failure, forbidden
 from lab.server.formats import VOLUME_ID
 from lab.tasks import Task, TaskError, Work
-
-NOT_CONFIG = {"ostemplate", "archive", "vmid", "storage", "pool", "start", "password", "ssh-public-keys", "force", "restore",
-              "unique", "bwlimit", "ignore-unpack-errors", "ha-managed", "live-restore"}  # fmt: skip
 
 
 async def restore_container(call: Call) -> str:
@@ -43,11 +40,13 @@ async def _restore(call: Call, volid: str) -> str:
         await _check_replaceable(call, replaced)
     _may_restore(call, pool, replaced)
     backup = _readable_backup(call, volid)
-    options = {name: value for name, value in call.options.items() if name not in NOT_CONFIG}
+    options = configuration(call)
     check_options(call, call.vmid, pool, options)
     check_bridges(call, options)
     config = _config(call, backup, options)
-    guest = Guest(call.vmid, call.kind, call.node, config, int(time.time()), pool or (replaced.pool if replaced else ""))
+    guest = Guest(
+        call.vmid, call.kind, call.node, config, int(time.time()), pool or (replaced.pool if replaced else "")
+    )
     if replaced is None:
         lab.store.guests[call.vmid] = guest
     return begin(call, "restore", _work(call, backup, guest, replaced))
@@ -87,7 +86,9 @@ def _readable_backup(call: Call, volid: str) -> Backup:
     if backup is None:
         raise failure(f"unable to restore {KINDS[call.kind].label} {call.vmid} - volume '{volid}' does not exist")
     if backup.kind != call.kind:
-        raise failure(f"unable to restore {KINDS[call.kind].label} {call.vmid} - '{volid}' is a backup of another type of guest")
+        raise failure(
+            f"unable to restore {KINDS[call.kind].label} {call.vmid} - '{volid}' is a backup of another type of guest"
+        )
     return backup
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from lab import host
 from lab.core import Lab
 from lab.drivers.base import Usage
 from lab.guests.specs import spec_of
 from lab.model import Guest
-from lab import host
 
 MIB = 1024 * 1024
 

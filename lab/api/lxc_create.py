@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from lab.api.guest_create import begin, building, check_bridges, check_free, may_allocate, start_after
-from lab.api.guest_status import start_work
 from lab.api.guest_restore import restore_container
+from lab.api.guest_status import start_work
 from lab.guests.allocation import allocate, new_disk, usable_storage
-from lab.guests.options import check_options, normalize
+from lab.guests.options import check_options, configuration, normalize
 from lab.guests.specs import spec_of
 from lab.guests.volumes import storages_of
 from lab.model import Config, Guest
@@ -25,8 +25,6 @@ from lab.tasks import Task, TaskError, Work
 
 DEFAULT_STORAGE = "local"
 DEFAULT_DISK_GIB = 4
-NOT_CONFIG = {"ostemplate", "vmid", "storage", "pool", "start", "password", "ssh-public-keys", "force", "restore",
-              "unique", "bwlimit", "ignore-unpack-errors", "ha-managed", "unprivileged"}  # fmt: skip
 
 
 @route("POST", "/nodes/{node}/lxc")
@@ -34,7 +32,7 @@ async def create(call: Call) -> str:
     call.kind = "lxc"
     if call.params.get("restore"):
         return await restore_container(call)
-    options = {name: value for name, value in call.options.items() if name not in NOT_CONFIG}
+    options = configuration(call)
     keys = unquote(str(call.params.get("ssh-public-keys", "")))
     pool = str(call.params.get("pool", ""))
     unprivileged = bool(call.params.get("unprivileged", int(call.lab.config.pve_version >= 9)))

@@ -21,7 +21,9 @@ GAUGES = {"cpu": "cpu_current", "maxcpu": "cpu_max", "mem": "mem_used", "maxmem"
 async def export(call: Call) -> Any:
     """The present values; the lab keeps no history, so `history` adds nothing."""
     lab, now = call.lab, int(time.time())
-    wanted = str(call.params.get("node-list", "")).split(",") if call.params.get("node-list") else list(lab.config.nodes)
+    wanted = (
+        str(call.params.get("node-list", "")).split(",") if call.params.get("node-list") else list(lab.config.nodes)
+    )
     nodes = [name for name in lab.config.nodes if name in wanted and is_online(lab, name)]
     statuses = await lab.broadcast.statuses()
     numbers = host.read(lab.directory)

@@ -11,6 +11,7 @@ from lab.core import BRIDGE, CGROUP_MODE
 from lab.server.call import Call
 from lab.server.router import route
 
+
 @route("GET", "/nodes")
 async def listing(call: Call) -> Any:
     numbers = host.read(call.lab.directory)

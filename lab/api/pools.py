@@ -29,7 +29,11 @@ async def _members(call: Call, pool: Pool) -> list[dict[str, Any]]:
     statuses = await call.lab.broadcast.statuses()
     members: list[dict[str, Any]] = []
     for guest in call.lab.store.guests.values():
-        if guest.pool != pool.poolid or wanted not in (None, guest.kind) or not call.has(f"/vms/{guest.vmid}", "VM.Audit"):
+        if (
+            guest.pool != pool.poolid
+            or wanted not in (None, guest.kind)
+            or not call.has(f"/vms/{guest.vmid}", "VM.Audit")
+        ):
             continue
         member = {"id": f"{guest.kind}/{guest.vmid}", "type": guest.kind, "vmid": guest.vmid, "node": guest.node}
         seen = statuses.get(guest.vmid)

@@ -11,7 +11,7 @@ from lab.api.guest_create import begin, building, check_bridges, check_free, may
 from lab.api.guest_restore import restore_machine
 from lab.api.guest_status import start_work
 from lab.guests.allocation import allocate, new_disk, usable_storage
-from lab.guests.options import check_options, normalize, require_on_guest
+from lab.guests.options import check_options, configuration, normalize, require_on_guest
 from lab.guests.specs import spec_of
 from lab.guests.volumes import storages_of
 from lab.model import Config, Guest
@@ -20,8 +20,6 @@ from lab.server.properties import loose
 from lab.server.router import route
 from lab.tasks import Task, Work
 
-NOT_CONFIG = {"vmid", "storage", "pool", "start", "force", "unique", "bwlimit", "archive", "live-restore",
-              "import-working-storage", "ha-managed"}  # fmt: skip
 DISK = re.compile(r"(?:ide|sata|scsi|virtio)\d+|efidisk0|tpmstate0")
 
 
@@ -30,7 +28,7 @@ async def create(call: Call) -> str:
     call.kind = "qemu"
     if call.params.get("archive"):
         return await restore_machine(call)
-    options = {name: value for name, value in call.options.items() if name not in NOT_CONFIG}
+    options = configuration(call)
     pool = str(call.params.get("pool", ""))
     check_free(call)
     may_allocate(call, pool)
@@ -75,7 +73,9 @@ def _with_disks(call: Call, options: dict[str, Any]) -> Config:
             config[option] = f"{name}:vm-{call.vmid}-cloudinit,media=cdrom"
         elif ":" in file:
             call.lab.storage(name)
-            call.lab.permissions.require_any(call.auth_id, f"/storage/{name}", ("Datastore.AllocateSpace", "Datastore.Audit"))
+            call.lab.permissions.require_any(
+                call.auth_id, f"/storage/{name}", ("Datastore.AllocateSpace", "Datastore.Audit")
+            )
     return config
 
 
@@ -96,5 +96,7 @@ def _work(call: Call, guest: Guest) -> Work:
 async def cloudinit(call: Call) -> Any:
     """What the next start hands to the machine; nothing is ever pending here."""
     guest = call.lab.guest(call.node, "qemu", call.vmid)
-    keys = [key for key in sorted(guest.config) if re.fullmatch(r"ci\w+|sshkeys|ipconfig\d+|nameserver|searchdomain", key)]
+    keys = [
+        key for key in sorted(guest.config) if re.fullmatch(r"ci\w+|sshkeys|ipconfig\d+|nameserver|searchdomain", key)
+    ]
     return [{"key": key, "value": "**********" if key == "cipassword" else guest.config[key]} for key in keys]

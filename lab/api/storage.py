@@ -39,8 +39,9 @@ def _visible(call: Call) -> list[Storage]:
 def _summary(lab: Lab, storage: Storage, node: str) -> dict[str, Any]:
     total, used = space(lab, storage, node)
     return {
-        "storage": storage.storage, "type": storage.type, "content": ",".join(storage.content), "shared": 0, "enabled": 1,
-        "active": 1, "total": total, "used": used, "avail": total - used, "used_fraction": round(used / total, 6),
+        "storage": storage.storage, "type": storage.type, "content": ",".join(storage.content), "shared": 0,
+        "enabled": 1, "active": 1, "total": total, "used": used, "avail": total - used,
+        "used_fraction": round(used / total, 6),
     }  # fmt: skip
 
 
@@ -140,7 +141,16 @@ def _images(call: Call, storage: Storage) -> list[dict[str, Any]]:
                 continue
             size = int(parse_size(parts.get("size", "0")) * 1024 * 1024)
             kind = "rootdir" if guest.kind == "lxc" else "images"
-            found.append({"volid": volid, "content": kind, "vmid": guest.vmid, "size": size, "format": "raw", "ctime": guest.created})
+            found.append(
+                {
+                    "volid": volid,
+                    "content": kind,
+                    "vmid": guest.vmid,
+                    "size": size,
+                    "format": "raw",
+                    "ctime": guest.created,
+                }
+            )
     return found
 
 
@@ -148,7 +158,13 @@ def _images(call: Call, storage: Storage) -> list[dict[str, Any]]:
 async def volume(call: Call) -> Any:
     backup = _find_backup(call)
     call.lab.permissions.require_any(call.auth_id, f"/storage/{call.params['storage']}", AUDIT)
-    shown = {"path": str(backup_path(call.lab, backup)), "size": backup.size, "used": backup.size, "format": "raw", "notes": backup.notes}
+    shown = {
+        "path": str(backup_path(call.lab, backup)),
+        "size": backup.size,
+        "used": backup.size,
+        "format": "raw",
+        "notes": backup.notes,
+    }
     return {name: value for name, value in shown.items() if value != ""}
 
 

@@ -21,7 +21,9 @@ def new_mac() -> str:
 
 def net_options(config: Config) -> Iterator[tuple[int, str, str]]:
     """(number, option, value) of every netN in order."""
-    found = ((int(option[3:]), option, str(value)) for option, value in config.items() if re.fullmatch(r"net\d+", option))
+    found = (
+        (int(option[3:]), option, str(value)) for option, value in config.items() if re.fullmatch(r"net\d+", option)
+    )
     return iter(sorted(found))
 
 

@@ -24,10 +24,26 @@ _QEMU = (
     (r"net\d+|ipconfig\d+|nameserver|searchdomain", "VM.Config.Network"),
     (r"ciuser|cipassword|sshkeys|citype|cicustom|ciupgrade", "VM.Config.Cloudinit"),
     (r"cdrom", "VM.Config.CDROM"),
-    (r"acpi|bios|boot|bootdisk|keyboard|kvm|machine|scsihw|serial\d+|parallel\d+|tablet|vga|watchdog|audio0|rng0", "VM.Config.HWType"),
+    (
+        r"acpi|bios|boot|bootdisk|keyboard|kvm|machine|scsihw|serial\d+|parallel\d+|tablet|vga|watchdog|audio0|rng0",
+        "VM.Config.HWType",
+    ),
 )
 _QEMU_NETWORK_OR_CLOUDINIT = re.compile(r"ipconfig\d+|nameserver|searchdomain")
 _ROOT_ONLY = {"hookscript": "hookscript", "args": "args", "lock": "lock"}
+
+
+# Parameters of POST that say how to make a guest, not what it is.
+_HOW_TO_MAKE = {
+    "archive", "bwlimit", "force", "ha-managed", "ignore-unpack-errors", "import-working-storage", "live-restore",
+    "ostemplate", "password", "pool", "restore", "ssh-public-keys", "start", "storage", "unique", "vmid",
+}  # fmt: skip
+
+
+def configuration(call: Call) -> dict[str, Any]:
+    """The parameters of a create or restore that are options of the guest."""
+    left_out = _HOW_TO_MAKE | ({"unprivileged"} if call.kind == "lxc" else set())
+    return {name: value for name, value in call.options.items() if name not in left_out}
 
 
 def privilege_of(kind: str, option: str) -> str:

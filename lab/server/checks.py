@@ -63,7 +63,11 @@ class DeclaredCheck:
         """Handing out grants: Permissions.Modify, or the owner's privilege of that part of the tree."""
         clean = normalize_path(path) or path
         names = ["Permissions.Modify"]
-        for prefix, name in (("/storage/", "Datastore.Allocate"), ("/vms/", "VM.Allocate"), ("/pool/", "Pool.Allocate")):
+        for prefix, name in (
+            ("/storage/", "Datastore.Allocate"),
+            ("/vms/", "VM.Allocate"),
+            ("/pool/", "Pool.Allocate"),
+        ):
             if clean.startswith(prefix):
                 names.append(name)
         self._permissions.require_any(self._auth_id, clean, names)

@@ -18,7 +18,9 @@ from lab.server.schema import Endpoint, load
 
 LOG = logging.getLogger("lab.api")
 CONTENT_TYPE = "application/json;charset=UTF-8"
-CAPTIVE_PAGE = "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to the network.</body></html>"
+CAPTIVE_PAGE = (
+    "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to the network.</body></html>"
+)
 
 
 @dataclass
@@ -90,9 +92,7 @@ class Dispatcher:
         found = self._router.find(request.method, request.path)
         endpoint = self._endpoints[request.method, found[0].path] if found else None
         if endpoint is None or not endpoint.world:
-            seen.user = self._lab.auth.authenticate(
-                request.authorization, request.cookie, request.csrf, request.method
-            )
+            seen.user = self._lab.auth.authenticate(request.authorization, request.cookie, request.csrf, request.method)
         query, body = request.query or {}, await request.body() if request.body else {}
         seen.params = params = {**query, **body}
         if found is None or endpoint is None:
@@ -107,7 +107,9 @@ class Dispatcher:
     ) -> Any:
         if not endpoint.allow_token and "!" in auth_id:
             path = "/api2/json" + route.path.format(**placeholders)
-            raise ApiError(403, f"Permission check failed (URI '{path}' not available with API token, need proper ticket.)")
+            raise ApiError(
+                403, f"Permission check failed (URI '{path}' not available with API token, need proper ticket.)"
+            )
         if "check" in endpoint.permissions and endpoint.permissions.get("user") != "all":
             DeclaredCheck(self._lab.permissions, auth_id, given).enforce(endpoint.permissions["check"])
         if "node" in placeholders:
@@ -117,7 +119,9 @@ class Dispatcher:
 
     def _check_node(self, node: str) -> None:
         if node not in self._lab.config.nodes and node != "localhost":
-            text = f"hostname lookup '{node}' failed - failed to get address info for: {node}: Name or service not known"
+            text = (
+                f"hostname lookup '{node}' failed - failed to get address info for: {node}: Name or service not known"
+            )
             raise failure(text)
         if self._lab.faults.take("node-offline", node=node):
             raise PlainError(595, "Connection timed out", "")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-VM_CONFIG = {f"VM.Config.{part}" for part in "CDROM CPU Cloudinit Disk HWType Memory Network Options".split()}
+VM_CONFIG = {
+    f"VM.Config.{part}" for part in ["CDROM", "CPU", "Cloudinit", "Disk", "HWType", "Memory", "Network", "Options"]
+}
 VM_USE = {"VM.Audit", "VM.Backup", "VM.Config.CDROM", "VM.Config.Cloudinit", "VM.Console", "VM.PowerMgmt"}
 VM_ADMIN = VM_CONFIG | VM_USE | {"VM.Allocate", "VM.Clone", "VM.Migrate", "VM.Snapshot", "VM.Snapshot.Rollback"}
-AGENT = {f"VM.GuestAgent.{part}" for part in "Audit FileRead FileSystemMgmt FileWrite Unrestricted".split()}
+AGENT = {f"VM.GuestAgent.{part}" for part in ["Audit", "FileRead", "FileSystemMgmt", "FileWrite", "Unrestricted"]}
 DATASTORE = {"Datastore.Allocate", "Datastore.AllocateSpace", "Datastore.AllocateTemplate", "Datastore.Audit"}
-SYS = {f"Sys.{part}" for part in "AccessNetwork Audit Console Incoming Modify PowerMgmt Syslog".split()}
+SYS = {f"Sys.{part}" for part in ["AccessNetwork", "Audit", "Console", "Incoming", "Modify", "PowerMgmt", "Syslog"]}
 SDN = {"SDN.Allocate", "SDN.Audit", "SDN.Use"}
 ACCESS = {"Group.Allocate", "Permissions.Modify", "Realm.Allocate", "Realm.AllocateUser", "User.Modify"}
 OTHER = {"Mapping.Audit", "Mapping.Modify", "Mapping.Use", "Pool.Allocate", "Pool.Audit"}

@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from lab.faults import fault_from
 from lab.server.dispatch import Answer, Dispatcher, Request
 from lab.server.errors import PlainError
 from lab.server.requestlog import RequestLog
@@ -48,8 +47,8 @@ class Server:
         self._context = context
         self._log = log
         self._control = control
-        self._api = web.Server(self._serve, access_log=None, keepalive_timeout=60)  # type: ignore[arg-type]
-        self._redirect = web.Server(_redirect, access_log=None)  # type: ignore[arg-type]
+        self._api = web.Server(self._serve, access_log=None, keepalive_timeout=60)
+        self._redirect = web.Server(_redirect, access_log=None)
         self._socket: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._connecting: set[asyncio.Task[None]] = set()
@@ -62,7 +61,7 @@ class Server:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((host, port))
         self._socket.listen(512)
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
         self._accepting = asyncio.get_running_loop().create_task(self._accept(self._socket), name="accept")
         return int(self._socket.getsockname()[1])
 
@@ -92,7 +91,7 @@ class Server:
     async def _connect(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
-            connection.setblocking(False)
+            connection.settimeout(0)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             first = await asyncio.wait_for(_peek(connection), PEEK_SECONDS)
             if first == TLS_HANDSHAKE:
@@ -101,7 +100,7 @@ class Server:
                 await loop.connect_accepted_socket(self._redirect, connection)
             else:
                 connection.close()
-        except (OSError, asyncio.TimeoutError):  # ssl.SSLError is an OSError: a client that does not trust us
+        except (TimeoutError, OSError):  # ssl.SSLError is an OSError: a client that does not trust us
             connection.close()
 
     async def _serve(self, http: web.BaseRequest) -> web.StreamResponse:
@@ -150,10 +149,10 @@ async def _peek(connection: socket.socket) -> bytes:
     while True:
         with contextlib.suppress(BlockingIOError):
             return connection.recv(1, socket.MSG_PEEK)
-        readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(connection, lambda waiting=readable: waiting.done() or waiting.set_result(None))
+        readable = asyncio.Event()
+        loop.add_reader(connection, readable.set)
         try:
-            await readable
+            await readable.wait()
         finally:
             loop.remove_reader(connection)
 
@@ -182,7 +181,9 @@ async def _read_body(http: web.BaseRequest) -> dict[str, Any]:
     if length > MAX_BODY:
         raise PlainError(501, "for data too large")
     text = (await http.read()).decode("utf-8", errors="replace")
-    content_type = http.headers.get("Content-Type", "application/x-www-form-urlencoded").partition(";")[0].strip().lower()
+    content_type = (
+        http.headers.get("Content-Type", "application/x-www-form-urlencoded").partition(";")[0].strip().lower()
+    )
     if content_type == "application/x-www-form-urlencoded":
         return _pairs(text)
     if content_type == "application/json":
@@ -213,7 +214,13 @@ def _response(answer: Answer, accepted: str) -> web.Response:
         response.headers["Content-Type"] = answer.content_type
     now = formatdate(usegmt=True)
     response.headers.update(
-        {"Server": "pve-api-daemon/3.0", "Cache-Control": "max-age=0", "Pragma": "no-cache", "Date": now, "Expires": now}
+        {
+            "Server": "pve-api-daemon/3.0",
+            "Cache-Control": "max-age=0",
+            "Pragma": "no-cache",
+            "Date": now,
+            "Expires": now,
+        }
     )
     return response
 

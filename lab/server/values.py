@@ -101,7 +101,7 @@ def parse_properties(schema: dict[str, Any], text: str, path: str) -> Properties
             found[key] = BOOLEANS.get(found[key].lower(), found[key])
         problem = check_value(rule, found[key], f"{path}.{key}")[1]
         if problem:
-            problems.append(f"{path}.{key}: {problem.rstrip()}")
+            problems.append(f"{path}.{key}: {problem}")
     if problems:
         raise ValueError("\n".join(["format error", *problems]))
     return found

@@ -130,7 +130,9 @@ class RunningLab:
         return self.raw(method, target, body, sent)
 
     def raw(self, method: str, target: str, body: str | bytes | None, headers: dict[str, str]) -> Reply:
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=ssl._create_unverified_context())
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self.port, timeout=30, context=ssl._create_unverified_context()
+        )
         with contextlib.closing(connection):
             connection.request(method, target, body, headers)
             answer = connection.getresponse()
