@@ -202,7 +202,8 @@ class TestLists:
         assert made in [row["upid"] for row in self.rows(world, userfilter="op@pve")]
         assert self.rows(world, userfilter="nosuch") == []
 
-    def test_of_the_cluster(self, world: World, made: str) -> None:
+    def test_of_the_cluster(self, world: World) -> None:
+        made = world.succeeds(world.create())
         [row] = [r for r in world.root.get("/cluster/tasks").data if r["upid"] == made]
         assert (row["node"], row["type"], row["status"]) == (NODE, "vzcreate", "OK")
         assert {"starttime", "endtime", "user", "id"} <= set(row)
