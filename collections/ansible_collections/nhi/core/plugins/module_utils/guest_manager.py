@@ -64,7 +64,7 @@ class GuestManager:
     def run(self) -> Outcome:
         """Look, plan and, outside check mode, act; a signal on the way is an error like any other."""
         with self._interrupts:
-            for _ in range(_LOOKS - 1):
+            for _count in range(_LOOKS - 1):
                 try:
                     return self._once()
                 except AppearedMeanwhileError:

@@ -74,4 +74,4 @@ def _shares(lanes: dict[Lane, deque[Item]], per_lane: int, in_total: int) -> lis
     if len(queues) > in_total:
         return [queues[start::in_total] for start in range(in_total)]
     width = max(1, min(per_lane, in_total // len(queues)))
-    return [[queue] for queue in queues for _ in range(min(width, len(queue)))]
+    return [[queue] for queue in queues for _count in range(min(width, len(queue)))]

@@ -268,7 +268,7 @@ preflight:
 impact:
   description:
     - What depends on the guest, directly or not, for V(absent), V(stopped) and V(restarted) states.
-    - RV(impact.dependents) are in the order to stop them. One of unknown whereabouts counts as active.
+    - C(dependents) are in the order to stop them. One of unknown whereabouts counts as active.
   returned: success
   type: dict
   sample:
@@ -390,7 +390,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
     plan = outcome.plan
     return {
         "changed": plan.changed,
-        "diff": {"before": plan.before, "after": plan.after},
+        "diff": {"before": plan.before or "", "after": plan.after or ""},
         "vm": outcome.vm,
         "actions": [{"kind": a.kind, "text": a.text} for a in plan.actions],
         "preflight": [{"check": c.name, "passed": c.passed, "message": c.message} for c in plan.checks],

@@ -130,7 +130,7 @@ class FakeProxmox:
             raise AlreadyExistsError(f"CT {vmid} already exists on node 'pve'", status=500)
         config = {k: v for k, v in given.items() if k not in ("vmid", "pool", "ostemplate", "ssh-public-keys")}
         if "rootfs" in config:
-            storage, _, size = config["rootfs"].partition(":")
+            storage, _colon, size = config["rootfs"].partition(":")
             config["rootfs"] = f"{storage}:vm-{vmid}-disk-0,size={size}G"
         self.guests[vmid] = {"type": kind, "running": False, "config": config, "pool": given.get("pool")}
         return f"UPID:{'vzcreate' if kind == 'lxc' else 'qmcreate'}:{vmid}"

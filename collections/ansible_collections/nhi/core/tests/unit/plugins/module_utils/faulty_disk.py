@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from unittest import mock
 
 Disk = dict[str, bytes]
@@ -201,7 +201,7 @@ class DiskModel:
         return {durable, full, full[: len(full) // 2], bytes(len(full))}
 
 
-Steps = tuple[tuple[str, int | None], ...]
+Steps: TypeAlias = "tuple[tuple[str, int | None], ...]"
 
 
 def _outcomes(change: tuple[str, ...]) -> list[Steps]:

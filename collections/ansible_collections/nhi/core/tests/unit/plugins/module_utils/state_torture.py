@@ -119,7 +119,7 @@ class Torture:
     @contextlib.contextmanager
     def with_bystanders(self) -> Iterator[None]:
         bodies = (read_without_end, read_without_end, write_now_and_then)
-        rounds = [Rounds() for _ in bodies]
+        rounds = [Rounds() for _body in bodies]
         self.bystanders = [
             start(partial(body, rounds=count), self.directory) for body, count in zip(bodies, rounds, strict=True)
         ]
@@ -160,11 +160,11 @@ def survive(directory: Path, kills: int) -> Torture:
     torture = Torture(directory, random.Random(kills))
     # With others reading and writing.
     with torture.with_bystanders():
-        for _ in range(kills // 2):
+        for _count in range(kills // 2):
             torture.kill_a_writer()
             assert torture.bystanders_live(), "a reader or the other writer failed; see its message above"
     # Alone, to see where the kills hit and that the very next write succeeds.
-    for _ in range(kills - kills // 2):
+    for _count in range(kills - kills // 2):
         torture.kill_a_writer()
         torture.look_at_the_remains()
         before = store.read()

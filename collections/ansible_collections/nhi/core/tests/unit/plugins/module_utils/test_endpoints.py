@@ -37,7 +37,7 @@ def test_healthy_comes_before_fresh_and_fresh_before_the_lower_vmid() -> None:
 def test_the_same_state_gives_the_same_answer_in_any_order() -> None:
     services = [service("redis", vmid) for vmid in range(105, 125)]
     shuffle = random.Random(1).shuffle
-    for _ in range(20):
+    for _count in range(20):
         shuffle(services)
         assert choose_endpoint(services, Wanted("redis"))["vmid"] == 105
 

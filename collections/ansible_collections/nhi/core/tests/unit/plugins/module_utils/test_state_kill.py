@@ -41,10 +41,10 @@ def test_writers_at_once_lose_no_update(ramdisk: Path) -> None:
     writers, rounds = 4, 10
 
     def count_up(directory: Path) -> None:
-        for _ in range(rounds):
+        for _count in range(rounds):
             increment(StateStore(directory))
 
-    pids = [start(count_up, ramdisk) for _ in range(writers)]
+    pids = [start(count_up, ramdisk) for _count in range(writers)]
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * writers
     snapshot = StateStore(ramdisk).read()
     assert number_in(snapshot.document) == snapshot.revision == writers * rounds
@@ -59,6 +59,6 @@ def test_of_writers_that_start_from_one_state_exactly_one_wins(ramdisk: Path) ->
         with contextlib.suppress(ConflictError):
             store.write(document_number(2), expected_checksum=based_on.checksum)
 
-    pids = [start(try_once, ramdisk) for _ in range(8)]
+    pids = [start(try_once, ramdisk) for _count in range(8)]
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 8
     assert store.read().revision == 2

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import StateError, StateInvalidError
@@ -23,7 +23,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-Path = tuple[str | int, ...]
+Path: TypeAlias = "tuple[str | int, ...]"
 
 
 def _paths(value: Any, path: Path = ()) -> list[Path]:
