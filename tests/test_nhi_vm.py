@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -207,6 +208,45 @@ def test_a_missing_privilege_is_named_with_its_path(operator: Operator, vm: Call
     before = len(operator.lab.writes())
     assert "VM.PowerMgmt on /vms/105" in failure(vm(name="redis-cache", state="stopped", **reader))
     assert len(operator.lab.writes()) == before
+
+
+def test_a_guest_is_known_before_the_cluster_has_heard_of_it(tmp_path: Path) -> None:
+    """With the ten seconds that names and states of guests take to reach /cluster/resources."""
+    with running_lab(tmp_path / "lab", "--driver", "memory") as lab:
+        operator = Operator(lab, tmp_path / "infrastructure")
+        operator.state_dir.mkdir()
+        assert operator.module("nhi_vm", **REDIS)["changed"]
+        assert operator.module("nhi_vm", **REDIS)["changed"] is False
+        assert operator.module("nhi_vm", name="redis-cache", state="stopped")["changed"]
+        assert operator.module("nhi_vm", name="redis-cache", state="stopped")["changed"] is False
+        assert operator.module("nhi_vm", name="redis-cache", state="absent", confirm="redis-cache")["changed"]
+        assert operator.module("nhi_vm", name="redis-cache", state="absent")["changed"] is False
+
+
+def test_a_daemon_that_dies_on_the_create_call_leaves_nothing_half_done(
+    operator: Operator, vm: Callable[..., Any]
+) -> None:
+    operator.lab.fault("set", "daemon-crash", "--path", "/nodes/*/lxc", "--method", "POST")
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(vm, **REDIS)
+        wait_for_end(operator.lab)
+        operator.lab.up("--driver", "memory", "--no-lag", "--test-endpoint")
+        operator.lab.fault("clear")
+        message = failure(running.result())
+    assert "Undone: LXC 105 redis-cache" in message or "Nothing of LXC 105 redis-cache is left" in message
+    assert guests(operator) == {}
+    assert vm(**REDIS)["changed"]
+
+
+def wait_for_end(lab: Lab, seconds: float = 20.0) -> None:
+    """Until nobody listens on the lab's port."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", lab.port)):
+                return
+        time.sleep(0.05)
+    pytest.fail("the daemon did not end")
 
 
 def test_the_creator_may_work_in_its_pool_only(operator: Operator, vm: Callable[..., Any]) -> None:

@@ -87,8 +87,15 @@ class DependencyGraph:
 
     def start_order(self, names: Iterable[str]) -> tuple[str, ...]:
         """The given services, each after what it depends on; equals in alphabetical order."""
+        return self._order({n: s.depends_on for n, s in self.services.items()}, names)
+
+    def stop_order(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The given services, each before what it depends on; equals in alphabetical order."""
+        return self._order({n: self.required_by(n) for n in self.services}, names)
+
+    def _order(self, after: Mapping[str, Iterable[str]], names: Iterable[str]) -> tuple[str, ...]:
         known = self._known(names)
-        sorter = TopologicalSorter({n: self.services[n].depends_on for n in self.services})
+        sorter = TopologicalSorter(after)
         sorter.prepare()
         order: list[str] = []
         while sorter.is_active():
@@ -96,10 +103,6 @@ class DependencyGraph:
             order.extend(n for n in ready if n in known)
             sorter.done(*ready)
         return tuple(order)
-
-    def stop_order(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The reverse of the start order: dependents before what they need."""
-        return tuple(reversed(self.start_order(names)))
 
     def _known(self, names: Iterable[str]) -> frozenset[str]:
         wanted = frozenset(names)

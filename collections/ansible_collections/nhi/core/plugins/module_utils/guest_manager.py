@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -20,7 +21,7 @@ from .guest_apply import GuestChange
 from .guest_privileges import change_needs, check_privileges, creation_needs
 from .guest_reader import Api, Cluster, find_row, live_address, read_cluster, read_guest
 from .guest_site import Allocator, Site, choose_site
-from .guest_spec import Wanted
+from .guest_spec import LXC, Wanted
 from .guest_wait import Patience
 from .interrupts import Interrupts
 from .reservations import AppearedMeanwhileError, Choice, Reservations
@@ -100,7 +101,7 @@ class GuestManager:
             return Outcome(plan, None, self._operation)
         plan.refuse_if_failed()
         self._changer().destroy(plan, found)
-        self._reservations.forget(found.name, found.vmid)
+        self._settle(plan, lambda: self._reservations.forget(found.name, found.vmid))
         return Outcome(plan, None, self._operation)
 
     def _change(self, cluster: Cluster, found: Found) -> Outcome:
@@ -176,9 +177,18 @@ class GuestManager:
                 continue
             break
         self._interrupts.mute()  # the guest is complete: what is left is to say so
-        self._reservations.keep(self._operation)
-        row = {"type": self._wanted.type or "lxc", "node": place.node, "vmid": place.vmid, "pool": self._wanted.pool}
-        return Outcome(plan, self._facts(read_guest(self._api, row), address), self._operation)
+        facts = {**plan.after, "address": address}
+        row = {"type": self._wanted.type or LXC, "node": place.node, "vmid": place.vmid, "pool": self._wanted.pool}
+        self._settle(plan, lambda: self._reservations.keep(self._operation))
+        self._settle(plan, lambda: facts.update(self._facts(read_guest(self._api, row), address)))
+        return Outcome(plan, facts, self._operation)
+
+    def _settle(self, plan: GuestPlan, last: Callable[[], None]) -> None:
+        """Do what is left after a success, which it can not turn into a failure."""
+        try:
+            last()
+        except NHIError as e:
+            plan.warnings.append(f"{self._wanted.name} is {self._wanted.state} as asked for, but: {e}")
 
     def _creation_plan(self, site: Site, allocator: Allocator, choice: Choice, taken: TakenAddresses) -> GuestPlan:
         place = site.placement(choice, allocator.interface(choice))

@@ -37,7 +37,8 @@ options:
     required: true
   state:
     description:
-      - V(present) and V(started) create the guest if it is missing. V(present) leaves it running or stopped as it is.
+      - V(present) and V(started) create the guest if it is missing. V(present) starts and stops nothing, not even a
+        new guest.
       - V(stopped) and V(restarted) need a guest that is there. It is shut down, and stopped hard after
         O(shutdown_timeout).
       - V(absent) destroys the guest with its disks.
@@ -309,7 +310,8 @@ from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     endpoint_from_params,
 )
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
-from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.errors import GraphError, NHIError
+from ansible_collections.nhi.core.plugins.module_utils.files import explain
 from ansible_collections.nhi.core.plugins.module_utils.graph import DependencyGraph, load_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager, Outcome, Settings
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
@@ -369,7 +371,10 @@ def read_graph(params: dict[str, Any]) -> DependencyGraph | None:
     if params["dependency_graph"]:
         return load_graph(Path(params["dependency_graph"]))
     default = Path(params["state_dir"]) / "dependency_graph.json"
-    return load_graph(default) if default.exists() else None
+    try:
+        return load_graph(default) if default.exists() else None
+    except OSError as e:
+        raise GraphError(f"{default} can not be looked at: {explain(e)}; correct state_dir or its owner") from e
 
 
 def settings_from_params(params: dict[str, Any], *, check_mode: bool) -> Settings:

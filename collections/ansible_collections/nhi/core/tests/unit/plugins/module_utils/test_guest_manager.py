@@ -19,6 +19,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import (
     NHIError,
     PermissionDeniedError,
     PreflightError,
+    StateError,
     UnreachableError,
 )
 from ansible_collections.nhi.core.plugins.module_utils.graph import parse_graph
@@ -267,6 +268,22 @@ def test_a_create_whose_answer_was_lost_is_found_and_undone(lab: Lab) -> None:
     with pytest.raises(GuestChangeError, match="Undone: LXC 105 redis"):
         lab.run(REDIS)
     assert lab.pve.guests == {}
+
+
+def test_a_full_disk_before_the_create_call_stops_the_run_and_after_it_only_warns(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Reservations, reservations: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    lab.pve.hooks["POST /nodes/pve/lxc"] = lambda: monkeypatch.setattr(Reservations, "_write", full)
+    outcome = lab.run(REDIS)
+    assert outcome.vm is not None
+    assert outcome.vm["status"] == "running"
+    assert "no space left on device" in outcome.plan.warnings[0]
+    with pytest.raises(StateError, match="no space left on device; nothing was chosen"):
+        lab.run({**REDIS, "name": "second"})
+    assert list(lab.pve.guests) == [105]
 
 
 def test_a_missing_privilege_passes_through_and_leaves_nothing(lab: Lab) -> None:
