@@ -77,8 +77,13 @@ def start_redis(address: str, home: Path, password: str) -> subprocess.Popen[byt
     config = home / "valkey.conf"
     config.touch(mode=0o600)
     lines = [
-        f"bind {address}", f"port {PORTS['redis']}", "save 300 1", "appendonly yes", "appendfsync everysec",
-        f"dir {home}", f'requirepass "{password}"' if password else "protected-mode no",
+        f"bind {address}",
+        f"port {PORTS['redis']}",
+        "save 300 1",
+        "appendonly yes",
+        "appendfsync everysec",
+        f"dir {home}",
+        f'requirepass "{password}"' if password else "protected-mode no",
     ]
     config.write_text("\n".join(lines) + "\n")
     return spawn([str(valkey_server()), str(config)], home)
@@ -93,7 +98,9 @@ def start_postgresql(address: str, home: Path) -> subprocess.Popen[bytes]:
         shutil.rmtree(data, ignore_errors=True)
         done = subprocess.run(
             [str(binaries / "initdb"), "-D", str(data), "-U", "nhi", "--auth-local=peer", "--auth-host=scram-sha-256"],
-            capture_output=True, text=True, check=False,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise EmbeddedError(f"initdb failed: {done.stderr.strip().splitlines()[-1]}")
@@ -106,7 +113,9 @@ def start(service: str, address: str, directory: Path, password: str = "") -> bo
     home = directory.resolve() / "embedded" / f"{service}-{address}"
     program = PROGRAMS.get(service)
     if program is None:
-        raise EmbeddedError(f"{service} can not be embedded, only {' and '.join(PORTS)} can: use root and real containers")
+        raise EmbeddedError(
+            f"{service} can not be embedded, only {' and '.join(PORTS)} can: use root and real containers"
+        )
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if pid_of(home / "pid", program) is not None:
         return False
@@ -125,7 +134,7 @@ def stop(directory: Path) -> int:
     """Stop every service of this lab; how many were running."""
     stopped = 0
     for pid_file in sorted(directory.resolve().glob("embedded/*/pid")):
-        program = (pid_file.read_text().split() + ["", ""])[1]
+        program = [*pid_file.read_text().split(), "", ""][1]
         pid = pid_of(pid_file, program)
         if pid is not None:
             os.kill(pid, signal.SIGINT if program == "postgres" else signal.SIGTERM)

@@ -55,7 +55,12 @@ class Lab:
         verb, *rest = args
         return subprocess.run(
             [sys.executable, "-m", "lab", verb, *rest, "--dir", str(self.directory)],
-            cwd=ROOT, env=clean_environment(), text=True, capture_output=True, check=check, timeout=timeout,
+            cwd=ROOT,
+            env=clean_environment(),
+            text=True,
+            capture_output=True,
+            check=check,
+            timeout=timeout,
         )
 
     def up(self, *options: str) -> None:
@@ -95,8 +100,12 @@ class Operator:
 
     def environment(self) -> dict[str, str]:
         return {
-            **clean_environment(), **self.lab.env, "NHI_STATE_DIR": str(self.state_dir),
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **self.extra,
+            **clean_environment(),
+            **self.lab.env,
+            "NHI_STATE_DIR": str(self.state_dir),
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            **self.extra,
         }
 
     def run(self, *argv: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
@@ -118,7 +127,12 @@ class Operator:
         args = {"ANSIBLE_MODULE_ARGS": {**options, "_ansible_check_mode": check, "_ansible_diff": True}}
         done = subprocess.run(
             [sys.executable, "-m", f"ansible_collections.nhi.core.plugins.modules.{name}"],
-            input=json.dumps(args), cwd=ROOT, text=True, capture_output=True, check=False, timeout=600,
+            input=json.dumps(args),
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=600,
             env={**self.environment(), "PYTHONPATH": str(COLLECTIONS)},
         )
         try:

@@ -1,4 +1,4 @@
-"""The collection's integration targets, run by ansible-test as an Ansible developer runs them, against a lab in memory."""
+"""The collection's integration targets, run by ansible-test as its developers run them, on a lab in memory."""
 
 from __future__ import annotations
 

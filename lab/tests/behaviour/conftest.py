@@ -15,12 +15,26 @@ from lab.tests.behaviour.world import World
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., World]]:
     """Start a lab of version 8 without lag and delays; options given later win."""
     with contextlib.ExitStack() as stack:
+
         def start(*options: str) -> World:
             directory, port = tmp_path_factory.mktemp("lab") / "lab", free_port()
             stack.callback(command, "down", directory)
             lag = () if "--lag" in options else ("--no-lag",)
-            command("up", directory, "--port", str(port), "--driver", "memory", "--test-endpoint",
-                    "--pve-version", "8", "--auth-delay", "0", *lag, *(o for o in options if o != "--lag"))
+            command(
+                "up",
+                directory,
+                "--port",
+                str(port),
+                "--driver",
+                "memory",
+                "--test-endpoint",
+                "--pve-version",
+                "8",
+                "--auth-delay",
+                "0",
+                *lag,
+                *(o for o in options if o != "--lag"),
+            )
             return World(port, root_password(directory), directory)
 
         yield start

@@ -23,7 +23,12 @@ def command(verb: str, directory: Path, *options: str) -> str:
     """`python -m lab VERB`, as a person would type it."""
     done = subprocess.run(
         [sys.executable, "-m", "lab", verb, "--dir", str(directory), *options],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True, check=False, timeout=60,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

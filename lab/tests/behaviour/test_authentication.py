@@ -37,6 +37,7 @@ def secret(api: Api) -> tuple[str, str]:
 
 # The table of section 2, without the delay
 
+
 def test_no_header(world: World) -> None:
     refused(world.anonymous.get("/version"), "401 No ticket")
 
@@ -83,19 +84,24 @@ def test_a_cookie_that_was_tampered_with(world: World) -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_a_cookie_without_its_csrf_token_cannot_write(world: World, method: str, csrf: str | None) -> None:
     headers = {"Cookie": world.root.headers["Cookie"]} | ({"CSRFPreventionToken": csrf} if csrf else {})
-    refused(world.anonymous.signed(**headers).call(method, "/pools", {"poolid": "csrf"}),
-            "401 Permission denied - invalid csrf token")
+    refused(
+        world.anonymous.signed(**headers).call(method, "/pools", {"poolid": "csrf"}),
+        "401 Permission denied - invalid csrf token",
+    )
 
 
 def test_a_cookie_alone_can_read(world: World) -> None:
     assert world.anonymous.signed(Cookie=world.root.headers["Cookie"]).get("/version").line == "200 OK"
 
 
-@pytest.mark.parametrize(("username", "password"), [
-    pytest.param("root@pam", "wrong", id="wrong password"),
-    pytest.param("root", PASSWORD, id="no realm"),
-    pytest.param("nosuch@pve", PASSWORD, id="unknown user"),
-])
+@pytest.mark.parametrize(
+    ("username", "password"),
+    [
+        pytest.param("root@pam", "wrong", id="wrong password"),
+        pytest.param("root", PASSWORD, id="no realm"),
+        pytest.param("nosuch@pve", PASSWORD, id="unknown user"),
+    ],
+)
 def test_a_ticket_is_refused_with_a_message(world: World, username: str, password: str) -> None:
     expect(world.anonymous.post("/access/ticket", username=username, password=password), "401 authentication failure")
 
@@ -110,6 +116,7 @@ def test_a_bad_ticket_is_told_before_an_unknown_path(world: World) -> None:
 
 
 # Tokens
+
 
 def test_a_token_needs_no_csrf_token(world: World) -> None:
     assert world.operator.post("/pools", poolid="no-csrf").line == "200 OK"
@@ -171,6 +178,7 @@ def test_calls_that_need_a_ticket_refuse_tokens(world: World) -> None:
 
 # Tickets
 
+
 @pytest.fixture(scope="module")
 def user(world: World) -> str:
     return world.user()
@@ -221,6 +229,7 @@ def test_the_csrf_token_of_another_user_is_invalid(world: World, user: str) -> N
 
 
 # The delay, once and for real: all rows at the same time
+
 
 @pytest.fixture(scope="module")
 def slow_world(lab: Callable[..., World]) -> World:

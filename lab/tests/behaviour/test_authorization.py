@@ -38,12 +38,22 @@ CHECKS: list[tuple[str, str, dict[str, Any], str, list[str]]] = [
     ("POST", f"/nodes/{NODE}/qemu/{{vm}}/status/start", {}, "/vms/{vm}", ["VM.PowerMgmt"]),
     ("POST", f"/nodes/{NODE}/lxc/{{ct}}/snapshot", SNAP, "/vms/{ct}", ["VM.Snapshot"]),
     ("DELETE", f"/nodes/{NODE}/lxc/{{ct}}/snapshot/before", {}, "/vms/{ct}", ["VM.Snapshot"]),
-    ("POST", f"/nodes/{NODE}/lxc/{{ct}}/snapshot/before/rollback", {}, "/vms/{ct}",
-     ["VM.Snapshot", "VM.Snapshot.Rollback"]),
+    (
+        "POST",
+        f"/nodes/{NODE}/lxc/{{ct}}/snapshot/before/rollback",
+        {},
+        "/vms/{ct}",
+        ["VM.Snapshot", "VM.Snapshot.Rollback"],
+    ),
     ("PUT", f"/nodes/{NODE}/lxc/{{ct}}/resize", {"disk": "rootfs", "size": "+1G"}, "/vms/{ct}", ["VM.Config.Disk"]),
     ("POST", f"/nodes/{NODE}/lxc/{{ct}}/clone", {"newid": 99999}, "/vms/{ct}", ["VM.Clone"]),
-    ("POST", f"/nodes/{NODE}/lxc/{{ct}}/firewall/rules", {"type": "in", "action": "ACCEPT"}, "/vms/{ct}",
-     ["VM.Config.Network"]),
+    (
+        "POST",
+        f"/nodes/{NODE}/lxc/{{ct}}/firewall/rules",
+        {"type": "in", "action": "ACCEPT"},
+        "/vms/{ct}",
+        ["VM.Config.Network"],
+    ),
     ("GET", f"/nodes/{NODE}/storage/local/status", {}, "/storage/local", STORE),
     ("GET", f"/nodes/{NODE}/storage/local/content", {}, "/storage/local", STORE),
     ("POST", "/pools", {"poolid": "mine"}, "/pool/mine", ["Pool.Allocate"]),
@@ -60,14 +70,23 @@ class TestOneCheckPerMethod:
         return {"ct": world.container(), "vm": world.machine()}
 
     @pytest.mark.parametrize(("method", "path", "params", "where", "privileges"), ROWS)
-    def test_without(self, world: World, ids: dict[str, int], method: str, path: str, params: dict[str, Any],
-                     where: str, privileges: list[str]) -> None:
+    def test_without(
+        self,
+        world: World,
+        ids: dict[str, int],
+        method: str,
+        path: str,
+        params: dict[str, Any],
+        where: str,
+        privileges: list[str],
+    ) -> None:
         answer = world.nobody.call(method, path.format(**ids), params)
         expect(answer, f"{DENIED} ({where.format(**ids)}, {'|'.join(privileges)})")
 
     @pytest.mark.parametrize(("method", "path", "params", "where", "privilege"), ALTERNATIVES)
-    def test_with(self, world: World, method: str, path: str, params: dict[str, Any], where: str,
-                  privilege: str) -> None:
+    def test_with(
+        self, world: World, method: str, path: str, params: dict[str, Any], where: str, privilege: str
+    ) -> None:
         ids = {"ct": world.container() if "{ct}" in path else 0, "vm": world.machine() if "{vm}" in path else 0}
         caller = world.someone({where.format(**ids): [privilege]})
         failed = f"({where.format(**ids)}, {privilege}"
@@ -88,8 +107,10 @@ def test_clone_also_needs_allocate_on_the_new_id(world: World) -> None:
 
 def test_a_missing_container_is_403_without_rights_and_500_with(world: World) -> None:
     expect(world.nobody.get(ct(MISSING, "/config")), f"{DENIED} (/vms/{MISSING}, VM.Audit)")
-    expect(world.someone({"/vms": ["VM.Audit"]}).get(ct(MISSING, "/config")),
-           f"500 Configuration file 'nodes/{NODE}/lxc/{MISSING}.conf' does not exist")
+    expect(
+        world.someone({"/vms": ["VM.Audit"]}).get(ct(MISSING, "/config")),
+        f"500 Configuration file 'nodes/{NODE}/lxc/{MISSING}.conf' does not exist",
+    )
 
 
 def test_the_agent_needs_its_privilege(world: World) -> None:
@@ -102,6 +123,7 @@ def test_the_agent_needs_its_privilege(world: World) -> None:
 
 # What a caller without any rights sees
 
+
 @pytest.fixture(params=["token without ACL", "privsep token of root@pam", "privsep token of an administrator"])
 def powerless(world: World, request: pytest.FixtureRequest) -> Api:
     if request.param == "token without ACL":
@@ -111,10 +133,19 @@ def powerless(world: World, request: pytest.FixtureRequest) -> Api:
     return world.token(world.user({"/": ["VM.Audit", "Sys.Audit", "Datastore.Audit"]}), privsep=1)
 
 
-@pytest.mark.parametrize(("path", "data"), [
-    (f"/nodes/{NODE}/lxc", []), (f"/nodes/{NODE}/qemu", []), (f"/nodes/{NODE}/storage", []), ("/storage", []),
-    ("/pools", []), ("/access/permissions", {}), (f"/nodes/{NODE}/tasks", []), ("/cluster/tasks", []),
-])
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        (f"/nodes/{NODE}/lxc", []),
+        (f"/nodes/{NODE}/qemu", []),
+        (f"/nodes/{NODE}/storage", []),
+        ("/storage", []),
+        ("/pools", []),
+        ("/access/permissions", {}),
+        (f"/nodes/{NODE}/tasks", []),
+        ("/cluster/tasks", []),
+    ],
+)
 def test_lists_are_empty_without_rights(world: World, powerless: Api, path: str, data: Any) -> None:
     world.container()
     world.root.post("/pools", poolid=f"pool{world.vmid()}")
@@ -140,6 +171,7 @@ def test_nodes_without_rights_add_a_fingerprint(powerless: Api) -> None:
 
 
 # What rights add to the lists
+
 
 class TestListsAreFiltered:
     def test_guests_by_audit(self, world: World) -> None:
@@ -181,6 +213,7 @@ class TestListsAreFiltered:
 
 # Privilege separation
 
+
 class TestPrivilegeSeparation:
     @pytest.fixture(scope="class")
     def vmid(self, world: World) -> int:
@@ -217,6 +250,7 @@ class TestPrivilegeSeparation:
 
 
 # Paths, propagation, pools
+
 
 class TestPaths:
     @pytest.fixture(scope="class")

@@ -11,9 +11,16 @@ from lab.tests.behaviour.client import Api, expect
 from lab.tests.behaviour.world import NODE, PASSWORD, World, ct, task
 
 DENIED = "403 Permission check failed"
-GUEST = frozenset({
-    "VM.Allocate", "VM.Config.Disk", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Network", "VM.Config.Options",
-})
+GUEST = frozenset(
+    {
+        "VM.Allocate",
+        "VM.Config.Disk",
+        "VM.Config.CPU",
+        "VM.Config.Memory",
+        "VM.Config.Network",
+        "VM.Config.Options",
+    }
+)
 
 
 def creator(world: World, more: Mapping[str, Iterable[str]] | None = None, *, without: str = "") -> Api:
@@ -31,19 +38,39 @@ def creator(world: World, more: Mapping[str, Iterable[str]] | None = None, *, wi
 def options(world: World, option: str) -> dict[str, Any]:
     """One option of a container, with a value that can be used."""
     values = {
-        "rootfs": f"{world.storage}:1", "mp0": f"{world.storage}:1,mp=/data", "memory": 128, "swap": 64, "cores": 1,
-        "cpulimit": 1, "cpuunits": 200, "net0": f"name=eth0,bridge={world.bridge},ip=manual", "hostname": "named",
-        "nameserver": "127.0.0.1", "searchdomain": "lab.test", "onboot": 1, "tags": "web", "description": "text",
+        "rootfs": f"{world.storage}:1",
+        "mp0": f"{world.storage}:1,mp=/data",
+        "memory": 128,
+        "swap": 64,
+        "cores": 1,
+        "cpulimit": 1,
+        "cpuunits": 200,
+        "net0": f"name=eth0,bridge={world.bridge},ip=manual",
+        "hostname": "named",
+        "nameserver": "127.0.0.1",
+        "searchdomain": "lab.test",
+        "onboot": 1,
+        "tags": "web",
+        "description": "text",
     }
     return {option: values[option]}
 
 
 OPTIONS = [
-    ("rootfs", "VM.Config.Disk"), ("mp0", "VM.Config.Disk"), ("memory", "VM.Config.Memory"),
-    ("swap", "VM.Config.Memory"), ("cores", "VM.Config.CPU"), ("cpulimit", "VM.Config.CPU"),
-    ("cpuunits", "VM.Config.CPU"), ("net0", "VM.Config.Network"), ("hostname", "VM.Config.Network"),
-    ("nameserver", "VM.Config.Network"), ("searchdomain", "VM.Config.Network"), ("onboot", "VM.Config.Options"),
-    ("tags", "VM.Config.Options"), ("description", "VM.Config.Options"),
+    ("rootfs", "VM.Config.Disk"),
+    ("mp0", "VM.Config.Disk"),
+    ("memory", "VM.Config.Memory"),
+    ("swap", "VM.Config.Memory"),
+    ("cores", "VM.Config.CPU"),
+    ("cpulimit", "VM.Config.CPU"),
+    ("cpuunits", "VM.Config.CPU"),
+    ("net0", "VM.Config.Network"),
+    ("hostname", "VM.Config.Network"),
+    ("nameserver", "VM.Config.Network"),
+    ("searchdomain", "VM.Config.Network"),
+    ("onboot", "VM.Config.Options"),
+    ("tags", "VM.Config.Options"),
+    ("description", "VM.Config.Options"),
 ]
 
 
@@ -91,10 +118,13 @@ class TestCreate:
     def test_rights_on_the_pool_suffice(self, world: World) -> None:
         pool = f"pool{world.vmid()}"
         world.root.post("/pools", poolid=pool).data  # noqa: B018
-        api = world.someone({
-            f"/pool/{pool}": GUEST, f"/storage/{world.storage}": ["Datastore.AllocateSpace"],
-            "/storage/local": ["Datastore.Audit"],
-        })
+        api = world.someone(
+            {
+                f"/pool/{pool}": GUEST,
+                f"/storage/{world.storage}": ["Datastore.AllocateSpace"],
+                "/storage/local": ["Datastore.Audit"],
+            }
+        )
         expect(world.create(api), DENIED)
         world.succeeds(world.create(api, pool=pool))
 
@@ -107,8 +137,10 @@ class TestChange:
     @pytest.mark.parametrize(("option", "privilege"), [row for row in OPTIONS if row[0] != "rootfs"])
     def test_an_option_needs_its_privilege(self, world: World, vmid: int, option: str, privilege: str) -> None:
         rights = {f"/vms/{vmid}": GUEST - {privilege}, "/storage": ["Datastore.AllocateSpace"], "/sdn": ["SDN.Use"]}
-        expect(world.someone(rights).put(ct(vmid, "/config"), **options(world, option)),
-               f"{DENIED} (/vms/{vmid}, {privilege})")
+        expect(
+            world.someone(rights).put(ct(vmid, "/config"), **options(world, option)),
+            f"{DENIED} (/vms/{vmid}, {privilege})",
+        )
 
     @pytest.mark.parametrize(("option", "privilege"), [row for row in OPTIONS if row[0] not in ("rootfs", "mp0")])
     def test_and_no_more(self, world: World, vmid: int, option: str, privilege: str) -> None:
@@ -152,6 +184,7 @@ def test_skiplock_is_for_root_only(world: World, not_root: Api) -> None:
 
 # Backup and restore
 
+
 class TestBackup:
     @pytest.fixture(scope="class")
     def vmid(self, world: World) -> int:
@@ -180,14 +213,15 @@ class TestBackup:
 
     def test_needs_allocate_space_on_the_storage(self, world: World, vmid: int, store: str) -> None:
         api = world.someone({f"/vms/{vmid}": ["VM.Backup"]})
-        expect(api.post(f"/nodes/{NODE}/vzdump", vmid=vmid, storage=store),
-               f"{DENIED} (/storage/{store}, Datastore.AllocateSpace)")
+        expect(
+            api.post(f"/nodes/{NODE}/vzdump", vmid=vmid, storage=store),
+            f"{DENIED} (/storage/{store}, Datastore.AllocateSpace)",
+        )
 
     @pytest.mark.parametrize("option", ["bwlimit", "ionice"])
     def test_speed_needs_sys_modify(self, world: World, vmid: int, store: str, option: str) -> None:
         api = world.someone(self.rights(vmid, store))
-        expect(api.post(f"/nodes/{NODE}/vzdump", vmid=vmid, storage=store, **{option: 5}),
-               f"{DENIED} (/, Sys.Modify)")
+        expect(api.post(f"/nodes/{NODE}/vzdump", vmid=vmid, storage=store, **{option: 5}), f"{DENIED} (/, Sys.Modify)")
 
     @pytest.mark.parametrize("option", ["tmpdir", "dumpdir", "script"])
     def test_paths_of_the_host_are_for_root(self, world: World, vmid: int, option: str) -> None:
@@ -211,9 +245,9 @@ class TestBackup:
 
     def test_restoring_over_needs_only_backup(self, world: World, store: str, archive: str, vmid: int) -> None:
         rights = {f"/vms/{vmid}": ["VM.Backup"], "/storage": ["Datastore.AllocateSpace"]}
-        world.succeeds(world.create(
-            world.someone(rights), vmid=vmid, ostemplate=archive, restore=1, force=1, memory=None
-        ))
+        world.succeeds(
+            world.create(world.someone(rights), vmid=vmid, ostemplate=archive, restore=1, force=1, memory=None)
+        )
 
     def test_deleting_needs_allocate_or_backup_on_the_owner(self, world: World, store: str, vmid: int) -> None:
         path = f"/nodes/{NODE}/storage/{store}/content"
@@ -230,6 +264,7 @@ class TestBackup:
 
 
 # Owners
+
 
 class TestTasks:
     @pytest.fixture(scope="class")
@@ -274,7 +309,15 @@ class TestPermissionsCall:
     def test_the_paths_listed_for_rights_on_everything(self, world: World) -> None:
         paths = set(world.someone({"/": ["Sys.Audit"], "/vms/100": ["VM.Audit"]}).get("/access/permissions").data)
         assert paths >= {
-            "/", "/access", "/access/groups", "/nodes", "/pool", "/sdn", "/storage", "/vms", "/vms/100",
+            "/",
+            "/access",
+            "/access/groups",
+            "/nodes",
+            "/pool",
+            "/sdn",
+            "/storage",
+            "/vms",
+            "/vms/100",
         }
 
     def test_one_path(self, world: World) -> None:

@@ -14,20 +14,26 @@ UNKNOWN_OPTION = "unknown option 'nosuch'"
 
 
 class TestLocked:
-    @pytest.mark.parametrize(("method", "leaf", "params"), [
-        pytest.param("DELETE", "", {}, id="DELETE"),
-        pytest.param("DELETE", "", {"force": 1}, id="DELETE force=1"),
-        pytest.param("PUT", "/config", {"onboot": 1}, id="PUT config"),
-        pytest.param("PUT", "/resize", {"disk": "rootfs", "size": "+1G"}, id="resize"),
-        pytest.param("POST", "/clone", {"newid": 99996}, id="clone"),
-    ])
+    @pytest.mark.parametrize(
+        ("method", "leaf", "params"),
+        [
+            pytest.param("DELETE", "", {}, id="DELETE"),
+            pytest.param("DELETE", "", {"force": 1}, id="DELETE force=1"),
+            pytest.param("PUT", "/config", {"onboot": 1}, id="PUT config"),
+            pytest.param("PUT", "/resize", {"disk": "rootfs", "size": "+1G"}, id="resize"),
+            pytest.param("POST", "/clone", {"newid": 99996}, id="clone"),
+        ],
+    )
     def test_at_once(self, world: World, locked: int, method: str, leaf: str, params: dict[str, Any]) -> None:
         expect(world.root.call(method, ct(locked, leaf), params), "500 CT is locked (backup)")
 
-    @pytest.mark.parametrize(("leaf", "params"), [
-        pytest.param("/status/start", {}, id="start"),
-        pytest.param("/snapshot", {"snapname": "s1"}, id="snapshot"),
-    ])
+    @pytest.mark.parametrize(
+        ("leaf", "params"),
+        [
+            pytest.param("/status/start", {}, id="start"),
+            pytest.param("/snapshot", {"snapname": "s1"}, id="snapshot"),
+        ],
+    )
     def test_in_the_task(self, world: World, locked: int, leaf: str, params: dict[str, Any]) -> None:
         world.fails(world.root.post(ct(locked, leaf), **params), "CT is locked (backup)")
 
@@ -49,8 +55,7 @@ class TestProtection:
         expect(world.root.delete(ct(protected)), f"500 can't remove CT {protected} - protection mode enabled")
 
     def test_destroying_by_force(self, world: World, protected: int) -> None:
-        expect(world.root.delete(ct(protected), force=1),
-               f"500 can't remove CT {protected} - protection mode enabled")
+        expect(world.root.delete(ct(protected), force=1), f"500 can't remove CT {protected} - protection mode enabled")
 
     def test_restoring_over_it(self, world: World, protected: int) -> None:
         store = world.storage_for("backup")
@@ -62,8 +67,10 @@ class TestProtection:
 
     def test_lifting_it_needs_config_options(self, world: World, protected: int) -> None:
         caller = world.someone({f"/vms/{protected}": ["VM.Allocate", "VM.Config.CPU"]})
-        expect(caller.put(ct(protected, "/config"), protection=0),
-               f"403 Permission check failed (/vms/{protected}, VM.Config.Options)")
+        expect(
+            caller.put(ct(protected, "/config"), protection=0),
+            f"403 Permission check failed (/vms/{protected}, VM.Config.Options)",
+        )
 
     def test_lifted(self, world: World, protected: int) -> None:
         assert world.root.put(ct(protected, "/config"), protection=0).line == "200 OK"
@@ -97,8 +104,10 @@ class TestConfig:
         assert self.put(world, vmid, delete="nosuch").errors == {"delete": UNKNOWN_OPTION}
 
     def test_wrong_digest(self, world: World, vmid: int) -> None:
-        expect(self.put(world, vmid, onboot=0, digest="0" * 40),
-               "500 detected modified configuration - file changed by other user? Try again.")
+        expect(
+            self.put(world, vmid, onboot=0, digest="0" * 40),
+            "500 detected modified configuration - file changed by other user? Try again.",
+        )
         assert world.config(vmid)["onboot"] == 1
 
     def test_right_digest_and_a_new_one_afterwards(self, world: World, vmid: int) -> None:
@@ -106,8 +115,10 @@ class TestConfig:
         assert re.fullmatch(r"[0-9a-f]{40}", before)
         assert self.put(world, vmid, onboot=0, digest=before).line == "200 OK"
         assert world.config(vmid)["digest"] != before
-        expect(self.put(world, vmid, onboot=1, digest=before),
-               "500 detected modified configuration - file changed by other user? Try again.")
+        expect(
+            self.put(world, vmid, onboot=1, digest=before),
+            "500 detected modified configuration - file changed by other user? Try again.",
+        )
 
     def test_the_digest_stays_when_nothing_changes(self, world: World, vmid: int) -> None:
         assert world.config(vmid)["digest"] == world.config(vmid)["digest"]
@@ -128,8 +139,10 @@ class TestConfig:
     def test_config_lock_held_fails_the_stop_task(self, world: World) -> None:
         vmid = world.container(running=True)
         with world.fault("config-lock", vmid=vmid, delay=0.1):
-            world.fails(world.root.post(ct(vmid, "/status/stop")),
-                        f"can't lock file '/run/lock/lxc/pve-config-{vmid}.lock' - got timeout")
+            world.fails(
+                world.root.post(ct(vmid, "/status/stop")),
+                f"can't lock file '/run/lock/lxc/pve-config-{vmid}.lock' - got timeout",
+            )
 
 
 class TestResize:
@@ -148,8 +161,10 @@ class TestResize:
 
 class TestClone:
     def test_of_a_running_one_without_snapshot(self, world: World, running: int) -> None:
-        expect(world.root.post(ct(running, "/clone"), newid=world.vmid(), full=1),
-               "500 Cannot do full clones on a running container without snapshots")
+        expect(
+            world.root.post(ct(running, "/clone"), newid=world.vmid(), full=1),
+            "500 Cannot do full clones on a running container without snapshots",
+        )
 
     def test_full_copy(self, world: World) -> None:
         vmid, new = world.container(tags="web", net0=f"name=eth0,bridge={world.bridge},ip=dhcp"), world.vmid()

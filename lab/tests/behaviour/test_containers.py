@@ -41,8 +41,10 @@ class TestCreate:
         expect(world.create(vmid=machine), f"500 VM {machine} already exists on node '{NODE}'")
 
     def test_virtual_machine_on_the_vmid_of_a_container(self, world: World, container: int) -> None:
-        expect(world.root.post(f"/nodes/{NODE}/qemu", vmid=container),
-               f"500 CT {container} already exists on node '{NODE}'")
+        expect(
+            world.root.post(f"/nodes/{NODE}/qemu", vmid=container),
+            f"500 CT {container} already exists on node '{NODE}'",
+        )
 
     def test_race_for_a_vmid_has_one_winner(self, world: World) -> None:
         vmid = world.vmid()
@@ -55,31 +57,38 @@ class TestCreate:
 
     def test_missing_template(self, world: World) -> None:
         vmid, volume = world.vmid(), "local:vztmpl/nosuch.tar.zst"
-        world.fails(world.create(vmid=vmid, ostemplate=volume),
-                    f"unable to create CT {vmid} - volume '{volume}' does not exist")
+        world.fails(
+            world.create(vmid=vmid, ostemplate=volume), f"unable to create CT {vmid} - volume '{volume}' does not exist"
+        )
         assert f"lxc/{vmid}" not in world.resources()
         assert world.root.get("/cluster/nextid", vmid=vmid).data == str(vmid)
 
     def test_template_that_is_no_volume(self, world: World) -> None:
-        expect(world.create(world.operator, ostemplate="debian-12"),
-               "500 Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line 581.")
+        expect(
+            world.create(world.operator, ostemplate="debian-12"),
+            "500 Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line 581.",
+        )
 
-    @pytest.mark.parametrize("wanted", [
-        pytest.param({"ostemplate": "nosuch:vztmpl/a.tar.zst"}, id="template"),
-        pytest.param({"rootfs": "nosuch:1"}, id="rootfs"),
-        pytest.param({"storage": "nosuch"}, id="storage"),
-    ])
+    @pytest.mark.parametrize(
+        "wanted",
+        [
+            pytest.param({"ostemplate": "nosuch:vztmpl/a.tar.zst"}, id="template"),
+            pytest.param({"rootfs": "nosuch:1"}, id="rootfs"),
+            pytest.param({"storage": "nosuch"}, id="storage"),
+        ],
+    )
     def test_unknown_storage(self, world: World, wanted: dict[str, Any]) -> None:
         expect(world.create(**wanted), "500 storage 'nosuch' does not exist")
 
-    @pytest.mark.parametrize("wanted", [
-        pytest.param({"storage": "local"}, id="named"),
-        pytest.param({"storage": None}, id="default"),
-    ])
+    @pytest.mark.parametrize(
+        "wanted",
+        [
+            pytest.param({"storage": "local"}, id="named"),
+            pytest.param({"storage": None}, id="default"),
+        ],
+    )
     def test_storage_without_directories(self, world: World, wanted: dict[str, Any]) -> None:
-        assert world.create(**wanted).errors == {
-            "storage": "storage 'local' does not support container directories"
-        }
+        assert world.create(**wanted).errors == {"storage": "storage 'local' does not support container directories"}
 
     def test_a_mount_point_without_rootfs(self, world: World) -> None:
         assert world.create(mp0=f"{world.storage}:1,mp=/data").status == 500
@@ -137,24 +146,40 @@ class TestCreate:
 
 
 class TestMissing:
-    @pytest.mark.parametrize(("method", "leaf", "params"), [
-        ("GET", "/config", {}), ("GET", "/status/current", {}), ("GET", "/snapshot", {}),
-        ("PUT", "/config", {"onboot": 1}), ("PUT", "/resize", {"disk": "rootfs", "size": "+1G"}),
-        ("DELETE", "", {}), ("POST", "/clone", {"newid": 99997}),
-    ])
+    @pytest.mark.parametrize(
+        ("method", "leaf", "params"),
+        [
+            ("GET", "/config", {}),
+            ("GET", "/status/current", {}),
+            ("GET", "/snapshot", {}),
+            ("PUT", "/config", {"onboot": 1}),
+            ("PUT", "/resize", {"disk": "rootfs", "size": "+1G"}),
+            ("DELETE", "", {}),
+            ("POST", "/clone", {"newid": 99997}),
+        ],
+    )
     def test_at_once(self, world: World, method: str, leaf: str, params: dict[str, Any]) -> None:
         expect(world.root.call(method, ct(MISSING, leaf), params), f"500 {LOST}")
 
-    @pytest.mark.parametrize(("method", "leaf", "params"), [
-        ("POST", "/status/start", {}), ("POST", "/snapshot", {"snapname": "s1"}), ("DELETE", "/snapshot/s1", {}),
-    ])
+    @pytest.mark.parametrize(
+        ("method", "leaf", "params"),
+        [
+            ("POST", "/status/start", {}),
+            ("POST", "/snapshot", {"snapname": "s1"}),
+            ("DELETE", "/snapshot/s1", {}),
+        ],
+    )
     def test_in_the_task(self, world: World, method: str, leaf: str, params: dict[str, Any]) -> None:
         world.fails(world.root.call(method, ct(MISSING, leaf), params), LOST)
 
-    @pytest.mark.parametrize(("verb", "line"), [
-        ("stop", f"500 CT {MISSING} not running"), ("shutdown", f"500 CT {MISSING} not running"),
-        ("reboot", f"500 VM {MISSING} not running"),
-    ])
+    @pytest.mark.parametrize(
+        ("verb", "line"),
+        [
+            ("stop", f"500 CT {MISSING} not running"),
+            ("shutdown", f"500 CT {MISSING} not running"),
+            ("reboot", f"500 VM {MISSING} not running"),
+        ],
+    )
     def test_not_running(self, world: World, verb: str, line: str) -> None:
         expect(world.root.post(ct(MISSING, f"/status/{verb}")), line)
 
@@ -195,8 +220,9 @@ class TestTemplate:
         vmid = world.container()
         assert world.root.post(ct(vmid, "/template")).line == "200 OK"
         world.fails(world.root.post(ct(vmid, "/status/start")), "you can't start a CT if it's a template")
-        world.fails(world.root.post(ct(vmid, "/snapshot"), snapname="s1"),
-                    "you can't take a snapshot if it's a template")
+        world.fails(
+            world.root.post(ct(vmid, "/snapshot"), snapname="s1"), "you can't take a snapshot if it's a template"
+        )
 
 
 class TestReading:
@@ -207,8 +233,25 @@ class TestReading:
     def test_current_of_a_running_one(self, world: World, running: int) -> None:
         current = world.root.get(ct(running, "/status/current")).data
         assert set(current) == {
-            "status", "vmid", "name", "type", "cpus", "cpu", "mem", "maxmem", "swap", "maxswap", "disk", "maxdisk",
-            "netin", "netout", "diskread", "diskwrite", "uptime", "pid", "ha",
+            "status",
+            "vmid",
+            "name",
+            "type",
+            "cpus",
+            "cpu",
+            "mem",
+            "maxmem",
+            "swap",
+            "maxswap",
+            "disk",
+            "maxdisk",
+            "netin",
+            "netout",
+            "diskread",
+            "diskwrite",
+            "uptime",
+            "pid",
+            "ha",
         }
         assert (current["status"], current["vmid"], current["type"]) == ("running", running, "lxc")
         assert current["ha"] == {"managed": 0}
@@ -244,8 +287,9 @@ class TestReading:
         expect(world.root.get(vm(stopped, path)), f"500 VM {stopped} is not running")
 
     def test_agent_interfaces(self, world: World) -> None:
-        vmid = world.machine(running=True, agent="1", net0=f"virtio,bridge={world.bridge}",
-                             ipconfig0="ip=10.99.0.78/24")
+        vmid = world.machine(
+            running=True, agent="1", net0=f"virtio,bridge={world.bridge}", ipconfig0="ip=10.99.0.78/24"
+        )
         result = world.root.get(vm(vmid, "/agent/network-get-interfaces")).data["result"]
         found = [row for row in result if row["name"] != "lo"]
         assert found

@@ -165,7 +165,11 @@ class TestOrdering:
     def fault(self, world: World, *args: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "lab", "fault", *args, "--dir", str(world.directory)],
-            cwd=ROOT, text=True, capture_output=True, check=True, timeout=30,
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            check=True,
+            timeout=30,
         )
         return done.stdout
 
@@ -182,5 +186,3 @@ class TestOrdering:
 def test_ordered_counts_are_used_up(world: World) -> None:
     with world.fault("proxy-timeout", path="*/version", delay=0.01, count=2):
         assert [world.root.get("/version").status for _ in range(3)] == [596, 596, 200]
-
-

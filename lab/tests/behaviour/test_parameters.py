@@ -22,37 +22,105 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, str]]] = [
     ("missing, one", "POST", CONTAINERS, {"vmid": MISSING}, {"ostemplate": ABSENT}),
     ("missing, all", "POST", CONTAINERS, {}, {"ostemplate": ABSENT, "vmid": ABSENT}),
     ("type", "POST", CONTAINERS, {**VALID, "cores": "abc"}, {"cores": "type check ('integer') failed - got 'abc'"}),
-    ("type, number", "POST", CONTAINERS, {**VALID, "cpulimit": "abc"},
-     {"cpulimit": "type check ('number') failed - got 'abc'"}),
-    ("type, boolean", "POST", CONTAINERS, {**VALID, "onboot": "yes"},
-     {"onboot": "type check ('boolean') failed - got 'yes'"}),
+    (
+        "type, number",
+        "POST",
+        CONTAINERS,
+        {**VALID, "cpulimit": "abc"},
+        {"cpulimit": "type check ('number') failed - got 'abc'"},
+    ),
+    (
+        "type, boolean",
+        "POST",
+        CONTAINERS,
+        {**VALID, "onboot": "yes"},
+        {"onboot": "type check ('boolean') failed - got 'yes'"},
+    ),
     ("minimum", "POST", CONTAINERS, {**VALID, "memory": 15}, {"memory": "value must have a minimum value of 16"}),
     ("maximum", "POST", CONTAINERS, {**VALID, "cores": 8193}, {"cores": "value must have a maximum value of 8192"}),
-    ("minimum length", "POST", CONTAINERS, {**VALID, "password": "1234"},
-     {"password": "value must be at least 5 characters long"}),
-    ("enumeration", "GET", "/cluster/resources", {"type": "ct"},
-     {"type": "value 'ct' does not have a value in the enumeration 'vm, storage, node, sdn'"}),
-    ("vmid too small, body", "POST", CONTAINERS, {**VALID, "vmid": 99},
-     {"vmid": "invalid format - value does not look like a valid VM ID\n"}),
-    ("vmid too large, body", "POST", CONTAINERS, {**VALID, "vmid": 1000000000},
-     {"vmid": "invalid format - value does not look like a valid VM ID\n"}),
-    ("vmid too small, path", "GET", f"{CONTAINERS}/99/config", {},
-     {"vmid": "invalid format - value does not look like a valid VM ID\n"}),
-    ("vmid too large, path", "GET", f"{CONTAINERS}/1000000000/config", {},
-     {"vmid": "invalid format - value does not look like a valid VM ID\n"}),
-    ("vmid too small, query", "GET", "/cluster/nextid", {"vmid": 99},
-     {"vmid": "invalid format - value does not look like a valid VM ID\n"}),
-    ("hostname", "POST", CONTAINERS, {**VALID, "hostname": "a_b"},
-     {"hostname": "invalid format - value does not look like a valid DNS name\n"}),
-    ("net0 without name", "POST", CONTAINERS, {**VALID, "net0": "bridge=vmbr0"},
-     {"net0": "invalid format - format error\nnet0.name: property is missing and it is not optional\n"}),
-    ("snapshot name", "POST", f"{CONTAINERS}/{MISSING}/snapshot", {"snapname": "1bad"},
-     {"snapname": "invalid format - invalid configuration ID '1bad'\n"}),
-    ("all together", "POST", CONTAINERS, {"vmid": 99, "cores": "abc", "memory": 1, "nosuch": 1}, {
-        "ostemplate": ABSENT, "vmid": "invalid format - value does not look like a valid VM ID\n",
-        "cores": "type check ('integer') failed - got 'abc'", "memory": "value must have a minimum value of 16",
-        "nosuch": UNKNOWN,
-    }),
+    (
+        "minimum length",
+        "POST",
+        CONTAINERS,
+        {**VALID, "password": "1234"},
+        {"password": "value must be at least 5 characters long"},
+    ),
+    (
+        "enumeration",
+        "GET",
+        "/cluster/resources",
+        {"type": "ct"},
+        {"type": "value 'ct' does not have a value in the enumeration 'vm, storage, node, sdn'"},
+    ),
+    (
+        "vmid too small, body",
+        "POST",
+        CONTAINERS,
+        {**VALID, "vmid": 99},
+        {"vmid": "invalid format - value does not look like a valid VM ID\n"},
+    ),
+    (
+        "vmid too large, body",
+        "POST",
+        CONTAINERS,
+        {**VALID, "vmid": 1000000000},
+        {"vmid": "invalid format - value does not look like a valid VM ID\n"},
+    ),
+    (
+        "vmid too small, path",
+        "GET",
+        f"{CONTAINERS}/99/config",
+        {},
+        {"vmid": "invalid format - value does not look like a valid VM ID\n"},
+    ),
+    (
+        "vmid too large, path",
+        "GET",
+        f"{CONTAINERS}/1000000000/config",
+        {},
+        {"vmid": "invalid format - value does not look like a valid VM ID\n"},
+    ),
+    (
+        "vmid too small, query",
+        "GET",
+        "/cluster/nextid",
+        {"vmid": 99},
+        {"vmid": "invalid format - value does not look like a valid VM ID\n"},
+    ),
+    (
+        "hostname",
+        "POST",
+        CONTAINERS,
+        {**VALID, "hostname": "a_b"},
+        {"hostname": "invalid format - value does not look like a valid DNS name\n"},
+    ),
+    (
+        "net0 without name",
+        "POST",
+        CONTAINERS,
+        {**VALID, "net0": "bridge=vmbr0"},
+        {"net0": "invalid format - format error\nnet0.name: property is missing and it is not optional\n"},
+    ),
+    (
+        "snapshot name",
+        "POST",
+        f"{CONTAINERS}/{MISSING}/snapshot",
+        {"snapname": "1bad"},
+        {"snapname": "invalid format - invalid configuration ID '1bad'\n"},
+    ),
+    (
+        "all together",
+        "POST",
+        CONTAINERS,
+        {"vmid": 99, "cores": "abc", "memory": 1, "nosuch": 1},
+        {
+            "ostemplate": ABSENT,
+            "vmid": "invalid format - value does not look like a valid VM ID\n",
+            "cores": "type check ('integer') failed - got 'abc'",
+            "memory": "value must have a minimum value of 16",
+            "nosuch": UNKNOWN,
+        },
+    ),
 ]
 
 
@@ -101,9 +169,10 @@ LIMITS: list[tuple[str, str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "params", "text"), [
-    pytest.param(*row, id=f"{row[1].removeprefix(f'/nodes/{NODE}')} {next(iter(row[2]))}") for row in LIMITS
-])
+@pytest.mark.parametrize(
+    ("method", "path", "params", "text"),
+    [pytest.param(*row, id=f"{row[1].removeprefix(f'/nodes/{NODE}')} {next(iter(row[2]))}") for row in LIMITS],
+)
 def test_limits(world: World, method: str, path: str, params: dict[str, Any], text: str) -> None:
     required = VALID if path == CONTAINERS else {}
     errors = world.root.call(method, path, {**required, **params}).errors
@@ -119,14 +188,22 @@ def test_unique_requires_restore(world: World) -> None:
 
 # Outside of the schema
 
-@pytest.mark.parametrize(("method", "path"), [
-    ("GET", "/nodes/nosuch/lxc"), ("GET", "/nodes/nosuch/tasks"), ("POST", "/nodes/nosuch/lxc"),
-    ("GET", f"/nodes/nosuch/lxc/{MISSING}/config"),
-])
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/nodes/nosuch/lxc"),
+        ("GET", "/nodes/nosuch/tasks"),
+        ("POST", "/nodes/nosuch/lxc"),
+        ("GET", f"/nodes/nosuch/lxc/{MISSING}/config"),
+    ],
+)
 def test_unknown_node(world: World, method: str, path: str) -> None:
     params = VALID if method == "POST" else {}
-    expect(world.root.call(method, path, params),
-           "500 hostname lookup 'nosuch' failed - failed to get address info for: nosuch: Name or service not known")
+    expect(
+        world.root.call(method, path, params),
+        "500 hostname lookup 'nosuch' failed - failed to get address info for: nosuch: Name or service not known",
+    )
 
 
 def test_unknown_path(world: World) -> None:

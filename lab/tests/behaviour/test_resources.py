@@ -26,7 +26,12 @@ class TestRows:
         row = world.resources(operator)[f"lxc/{running}"]
         name = world.config(running)["hostname"]
         assert {k: v for k, v in row.items() if k not in NUMBERS | TRAFFIC} == {
-            "id": f"lxc/{running}", "type": "lxc", "vmid": running, "name": name, "node": NODE, "status": "running",
+            "id": f"lxc/{running}",
+            "type": "lxc",
+            "vmid": running,
+            "name": name,
+            "node": NODE,
+            "status": "running",
             "template": 0,
         }
         assert set(row) >= NUMBERS | TRAFFIC
@@ -41,7 +46,16 @@ class TestRows:
     def test_a_storage(self, world: World, operator: Api) -> None:
         row = world.resources(operator)[f"storage/{NODE}/local"]
         assert set(row) == {
-            "id", "type", "storage", "node", "status", "plugintype", "content", "shared", "disk", "maxdisk",
+            "id",
+            "type",
+            "storage",
+            "node",
+            "status",
+            "plugintype",
+            "content",
+            "shared",
+            "disk",
+            "maxdisk",
         }
         assert (row["status"], row["plugintype"], row["shared"]) == ("available", "dir", 0)
         assert set(row["content"].split(",")) >= {"backup", "vztmpl"}
@@ -50,7 +64,11 @@ class TestRows:
         name = f"sdn/{NODE}/localnetwork"
         assert name not in world.resources(operator)
         assert world.resources(world.someone({"/sdn": ["SDN.Audit"]}))[name] == {
-            "id": name, "type": "sdn", "sdn": "localnetwork", "node": NODE, "status": "ok",
+            "id": name,
+            "type": "sdn",
+            "sdn": "localnetwork",
+            "node": NODE,
+            "status": "ok",
         }
 
     def test_lock_tags_and_pool_only_when_set(self, world: World, running: int, locked: int) -> None:
@@ -67,9 +85,15 @@ class TestRows:
         world.root.post(ct(vmid, "/template"))
         assert world.resources()[f"lxc/{vmid}"]["template"] == 1
 
-    @pytest.mark.parametrize(("wanted", "types"), [
-        ("vm", {"lxc", "qemu"}), ("node", {"node"}), ("storage", {"storage"}), ("sdn", {"sdn"}),
-    ])
+    @pytest.mark.parametrize(
+        ("wanted", "types"),
+        [
+            ("vm", {"lxc", "qemu"}),
+            ("node", {"node"}),
+            ("storage", {"storage"}),
+            ("sdn", {"sdn"}),
+        ],
+    )
     def test_one_type(self, world: World, container: int, machine: int, wanted: str, types: set[str]) -> None:
         assert {row["type"] for row in world.resources(type=wanted).values()} == types
 
@@ -103,7 +127,11 @@ class TestLag:
         tagged = lagging.container(tags="fresh")
         rows = lagging.resources()
         assert rows[f"qemu/{new}"] == {
-            "id": f"qemu/{new}", "vmid": new, "type": "qemu", "node": NODE, "status": "unknown",
+            "id": f"qemu/{new}",
+            "vmid": new,
+            "type": "qemu",
+            "node": NODE,
+            "status": "unknown",
         }
         assert rows[f"lxc/{tagged}"]["tags"] == "fresh"
         assert "name" not in rows[f"lxc/{tagged}"]

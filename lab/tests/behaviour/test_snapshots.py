@@ -23,7 +23,9 @@ class TestSnapshots:
     def test_the_list_always_has_the_current_state(self, world: World, container: int) -> None:
         [current] = world.root.get(ct(container, "/snapshot")).data
         assert current == {
-            "name": "current", "description": "You are here!", "running": 0,
+            "name": "current",
+            "description": "You are here!",
+            "running": 0,
             "digest": world.config(container)["digest"],
         }
 
@@ -58,9 +60,13 @@ class TestSnapshots:
         world.succeeds(world.root.delete(ct(vmid, "/snapshot/s1")))
         assert [row["name"] for row in world.root.get(ct(vmid, "/snapshot")).data] == ["current"]
 
-    @pytest.mark.parametrize(("method", "leaf"), [
-        ("DELETE", "/snapshot/nosuch"), ("POST", "/snapshot/nosuch/rollback"),
-    ])
+    @pytest.mark.parametrize(
+        ("method", "leaf"),
+        [
+            ("DELETE", "/snapshot/nosuch"),
+            ("POST", "/snapshot/nosuch/rollback"),
+        ],
+    )
     def test_unknown_fails_in_the_task(self, world: World, container: int, method: str, leaf: str) -> None:
         world.fails(world.root.call(method, ct(container, leaf), {}), "snapshot 'nosuch' does not exist")
 
@@ -69,8 +75,11 @@ class TestSnapshots:
 
     def test_task_types(self, world: World) -> None:
         vmid = world.container()
-        upids = [world.succeeds(snapshot(world, vmid)), world.succeeds(rollback(world, vmid)),
-                 world.succeeds(world.root.delete(ct(vmid, "/snapshot/s1")))]
+        upids = [
+            world.succeeds(snapshot(world, vmid)),
+            world.succeeds(rollback(world, vmid)),
+            world.succeeds(world.root.delete(ct(vmid, "/snapshot/s1"))),
+        ]
         assert [upid.split(":")[5] for upid in upids] == ["vzsnapshot", "vzrollback", "vzdelsnapshot"]
 
 
@@ -115,9 +124,12 @@ class TestBackups:
         return world.storage_for("backup")
 
     def backup(self, world: World, vmid: int, store: str, **options: Any) -> dict[str, Any]:
-        upid = world.succeeds(world.root.post(
-            f"/nodes/{NODE}/vzdump", **{"vmid": vmid, "storage": store, "mode": "stop", "compress": "zstd", **options}
-        ))
+        upid = world.succeeds(
+            world.root.post(
+                f"/nodes/{NODE}/vzdump",
+                **{"vmid": vmid, "storage": store, "mode": "stop", "compress": "zstd", **options},
+            )
+        )
         assert upid.split(":")[5] == "vzdump"
         return self.content(world, vmid, store)[-1]
 
@@ -136,8 +148,9 @@ class TestBackups:
         assert row["size"] > 0
 
     def test_notes_and_protection(self, world: World, store: str) -> None:
-        row = self.backup(world, world.container(hostname="web"), store, protected=1,
-                          **{"notes-template": "nightly of {{guestname}}"})
+        row = self.backup(
+            world, world.container(hostname="web"), store, protected=1, **{"notes-template": "nightly of {{guestname}}"}
+        )
         assert row["notes"].strip() == "nightly of web"
         assert row["protected"] in (1, True)
 

@@ -46,32 +46,64 @@ class TestUpid:
         vmid, new = world.vmid(), world.vmid()
         post, run = world.root.post, world.succeeds
         done = [
-            run(world.create(vmid=vmid)), run(post(ct(vmid, "/status/start"))), run(post(ct(vmid, "/status/reboot"))),
-            run(post(ct(vmid, "/status/shutdown"))), run(post(ct(vmid, "/status/start"))),
-            run(post(ct(vmid, "/status/stop"))), run(post(ct(vmid, "/snapshot"), snapname="s1")),
-            run(post(ct(vmid, "/snapshot/s1/rollback"))), run(world.root.delete(ct(vmid, "/snapshot/s1"))),
+            run(world.create(vmid=vmid)),
+            run(post(ct(vmid, "/status/start"))),
+            run(post(ct(vmid, "/status/reboot"))),
+            run(post(ct(vmid, "/status/shutdown"))),
+            run(post(ct(vmid, "/status/start"))),
+            run(post(ct(vmid, "/status/stop"))),
+            run(post(ct(vmid, "/snapshot"), snapname="s1")),
+            run(post(ct(vmid, "/snapshot/s1/rollback"))),
+            run(world.root.delete(ct(vmid, "/snapshot/s1"))),
             run(world.root.put(ct(vmid, "/resize"), disk="rootfs", size="+1G")),
-            run(post(ct(vmid, "/clone"), newid=new, full=1)), run(world.root.delete(ct(vmid))),
+            run(post(ct(vmid, "/clone"), newid=new, full=1)),
+            run(world.root.delete(ct(vmid))),
         ]
         assert [upid.split(":")[5] for upid in done] == [
-            "vzcreate", "vzstart", "vzreboot", "vzshutdown", "vzstart", "vzstop", "vzsnapshot", "vzrollback",
-            "vzdelsnapshot", "resize", "vzclone", "vzdestroy",
+            "vzcreate",
+            "vzstart",
+            "vzreboot",
+            "vzshutdown",
+            "vzstart",
+            "vzstop",
+            "vzsnapshot",
+            "vzrollback",
+            "vzdelsnapshot",
+            "resize",
+            "vzclone",
+            "vzdestroy",
         ]
 
     def test_types_of_machine_tasks(self, world: World) -> None:
         vmid, new = world.vmid(), world.vmid()
         post, run = world.root.post, world.succeeds
         done = [
-            run(post(f"/nodes/{NODE}/qemu", vmid=vmid)), run(post(vm(vmid, "/status/start"))),
-            run(post(vm(vmid, "/status/reboot"))), run(post(vm(vmid, "/status/shutdown"))),
-            run(post(vm(vmid, "/status/start"))), run(post(vm(vmid, "/status/stop"))),
-            run(post(vm(vmid, "/snapshot"), snapname="s1")), run(post(vm(vmid, "/snapshot/s1/rollback"))),
-            run(world.root.delete(vm(vmid, "/snapshot/s1"))), run(post(vm(vmid, "/clone"), newid=new, full=1)),
-            run(post(vm(vmid, "/config"), onboot=1)), run(world.root.delete(vm(vmid))),
+            run(post(f"/nodes/{NODE}/qemu", vmid=vmid)),
+            run(post(vm(vmid, "/status/start"))),
+            run(post(vm(vmid, "/status/reboot"))),
+            run(post(vm(vmid, "/status/shutdown"))),
+            run(post(vm(vmid, "/status/start"))),
+            run(post(vm(vmid, "/status/stop"))),
+            run(post(vm(vmid, "/snapshot"), snapname="s1")),
+            run(post(vm(vmid, "/snapshot/s1/rollback"))),
+            run(world.root.delete(vm(vmid, "/snapshot/s1"))),
+            run(post(vm(vmid, "/clone"), newid=new, full=1)),
+            run(post(vm(vmid, "/config"), onboot=1)),
+            run(world.root.delete(vm(vmid))),
         ]
         assert [upid.split(":")[5] for upid in done] == [
-            "qmcreate", "qmstart", "qmreboot", "qmshutdown", "qmstart", "qmstop", "qmsnapshot", "qmrollback",
-            "qmdelsnapshot", "qmclone", "qmconfig", "qmdestroy",
+            "qmcreate",
+            "qmstart",
+            "qmreboot",
+            "qmshutdown",
+            "qmstart",
+            "qmstop",
+            "qmsnapshot",
+            "qmrollback",
+            "qmdelsnapshot",
+            "qmclone",
+            "qmconfig",
+            "qmdestroy",
         ]
 
 
@@ -84,8 +116,16 @@ class TestStatus:
         upid = answer.data.split(":")
         assert set(status) - {"tokenid"} == self.COMMON
         assert status == {
-            "status": "running", "upid": answer.data, "node": NODE, "pid": int(upid[2], 16), "pstart": int(upid[3], 16),
-            "starttime": int(upid[4], 16), "type": "vzcreate", "id": upid[6], "user": "op@pve", "tokenid": "priv",
+            "status": "running",
+            "upid": answer.data,
+            "node": NODE,
+            "pid": int(upid[2], 16),
+            "pstart": int(upid[3], 16),
+            "starttime": int(upid[4], 16),
+            "type": "vzcreate",
+            "id": upid[6],
+            "user": "op@pve",
+            "tokenid": "priv",
         }
         world.succeeds(answer)
 
@@ -103,8 +143,9 @@ class TestStatus:
 
     def test_failed_has_the_text_without_prefix(self, world: World) -> None:
         vmid, volume = world.vmid(), "local:vztmpl/nosuch.tar.zst"
-        world.fails(world.create(vmid=vmid, ostemplate=volume),
-                    f"unable to create CT {vmid} - volume '{volume}' does not exist")
+        world.fails(
+            world.create(vmid=vmid, ostemplate=volume), f"unable to create CT {vmid} - volume '{volume}' does not exist"
+        )
 
     def test_never_seen(self, world: World) -> None:
         assert world.root.get(f"{task(NEVER_SEEN)}/status").errors == {"upid": "no such task"}

@@ -28,8 +28,10 @@ def test_lists_with_paging_add_their_total(world: World) -> None:
 
 
 def test_an_error_of_a_handled_call_is_reason_and_message(world: World) -> None:
-    expect(world.root.get(ct(MISSING, "/config")),
-           f"500 Configuration file 'nodes/{NODE}/lxc/{MISSING}.conf' does not exist")
+    expect(
+        world.root.get(ct(MISSING, "/config")),
+        f"500 Configuration file 'nodes/{NODE}/lxc/{MISSING}.conf' does not exist",
+    )
 
 
 def test_a_400_adds_errors(world: World) -> None:
@@ -45,11 +47,14 @@ def test_a_501_message_has_no_line_feed(world: World, method: str) -> None:
     assert answer.json == {"data": None, "message": f"Method '{method} /nosuch' not implemented"}
 
 
-@pytest.mark.parametrize(("method", "path"), [
-    pytest.param("DELETE", "/version", id="no such method of a known path"),
-    pytest.param("POST", "/cluster/resources", id="write to a list"),
-    pytest.param("GET", f"/nodes/{NODE}/lxc/100/nosuch", id="unknown leaf below a guest"),
-])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        pytest.param("DELETE", "/version", id="no such method of a known path"),
+        pytest.param("POST", "/cluster/resources", id="write to a list"),
+        pytest.param("GET", f"/nodes/{NODE}/lxc/100/nosuch", id="unknown leaf below a guest"),
+    ],
+)
 def test_an_unknown_call_is_501(world: World, method: str, path: str) -> None:
     assert world.root.call(method, path, {}).line == f"501 Method '{method} {path}' not implemented"
 
@@ -64,6 +69,7 @@ def test_headers_of_every_answer(world: World, path: str) -> None:
 
 
 # Connections
+
 
 def _twice(world: World, target: str) -> tuple[Answer, bool]:
     """One answer over a connection, and whether that connection is closed afterwards."""
@@ -80,11 +86,14 @@ def test_success_keeps_the_connection(world: World) -> None:
             assert answer.headers.get("connection", "").lower() != "close"
 
 
-@pytest.mark.parametrize(("target", "status"), [
-    pytest.param(f"{BASE}/cluster/nextid?vmid=99", 400, id="400"),
-    pytest.param(f"{BASE}{ct(MISSING, '/config')}", 500, id="500"),
-    pytest.param(f"{BASE}/nosuch", 501, id="501"),
-])
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        pytest.param(f"{BASE}/cluster/nextid?vmid=99", 400, id="400"),
+        pytest.param(f"{BASE}{ct(MISSING, '/config')}", 500, id="500"),
+        pytest.param(f"{BASE}/nosuch", 501, id="501"),
+    ],
+)
 def test_every_status_from_400_on_drops_the_connection(world: World, target: str, status: int) -> None:
     answer, closed = _twice(world, target)
     assert answer.status == status
@@ -128,9 +137,15 @@ def test_small_answers_are_not_compressed(world: World) -> None:
 
 # Outside of the API's own methods
 
-@pytest.mark.parametrize(("method", "line"), [
-    ("GET", "301 Moved Permanently"), ("HEAD", "301 Moved Permanently"), ("POST", "308 Permanent Redirect"),
-])
+
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ("GET", "301 Moved Permanently"),
+        ("HEAD", "301 Moved Permanently"),
+        ("POST", "308 Permanent Redirect"),
+    ],
+)
 def test_plain_http_is_sent_to_https(world: World, method: str, line: str) -> None:
     with Wire(world.port, tls=False) as wire:
         body = b"a=1" if method == "POST" else b""
@@ -168,10 +183,13 @@ def test_extjs_success(world: World) -> None:
     assert answer.json["data"] == world.root.get("/version").data
 
 
-@pytest.mark.parametrize(("target", "line"), [
-    pytest.param("/api2/nosuch/version", "501 no formatter for uri /version, nosuch", id="unknown formatter"),
-    pytest.param("/nosuch", "500 no such file '/nosuch'", id="unknown static file"),
-])
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        pytest.param("/api2/nosuch/version", "501 no formatter for uri /version, nosuch", id="unknown formatter"),
+        pytest.param("/nosuch", "500 no such file '/nosuch'", id="unknown static file"),
+    ],
+)
 def test_errors_before_a_handler_are_plain_text(world: World, target: str, line: str) -> None:
     answer = world.root.send("GET", target)
     assert answer.line == line
@@ -218,9 +236,7 @@ def test_a_body_where_none_belongs_is_501(world: World, method: str) -> None:
 
 
 def test_chunked_transfer_is_501(world: World) -> None:
-    answer = world.root.send(
-        "POST", POOLS, b"0\r\n\r\n", Content_Type=FORM, Transfer_Encoding="chunked"
-    )
+    answer = world.root.send("POST", POOLS, b"0\r\n\r\n", Content_Type=FORM, Transfer_Encoding="chunked")
     assert answer.status == 501
 
 
@@ -240,6 +256,7 @@ def test_more_than_64_header_lines_are_refused(world: World) -> None:
 
 # Parameters on their way in
 
+
 def test_a_parameter_twice_with_different_values_is_400(world: World) -> None:
     answer = world.root.send("POST", f"{POOLS}?poolid=one", b"poolid=two", Content_Type=FORM)
     assert answer.errors == {"poolid": "duplicate parameter (already defined in URI) with conflicting values!"}
@@ -254,13 +271,16 @@ def test_a_repeated_key_becomes_a_list_which_a_number_is_not(world: World) -> No
     assert set(answer.errors) == {"limit"}
 
 
-@pytest.mark.parametrize(("body", "kind", "stored"), [
-    pytest.param(b'{"onboot":true}', JSON, 1, id="JSON true"),
-    pytest.param(b'{"onboot":1}', JSON, 1, id="JSON 1"),
-    pytest.param(b'{"onboot":0}', JSON, 0, id="JSON 0"),
-    pytest.param(b"onboot=1", FORM, 1, id="form 1"),
-    pytest.param(b"onboot=0", FORM, 0, id="form 0"),
-])
+@pytest.mark.parametrize(
+    ("body", "kind", "stored"),
+    [
+        pytest.param(b'{"onboot":true}', JSON, 1, id="JSON true"),
+        pytest.param(b'{"onboot":1}', JSON, 1, id="JSON 1"),
+        pytest.param(b'{"onboot":0}', JSON, 0, id="JSON 0"),
+        pytest.param(b"onboot=1", FORM, 1, id="form 1"),
+        pytest.param(b"onboot=0", FORM, 0, id="form 0"),
+    ],
+)
 def test_booleans_that_are_taken(world: World, container: int, body: bytes, kind: str, stored: int) -> None:
     assert world.root.send("PUT", f"{BASE}{ct(container, '/config')}", body, Content_Type=kind).line == "200 OK"
     assert int(world.config(container)["onboot"]) == stored
@@ -279,6 +299,7 @@ def test_superfluous_slashes_are_accepted(world: World, target: str) -> None:
 
 # The order of checks
 
+
 def test_authentication_comes_before_the_path(world: World) -> None:
     assert world.anonymous.get("/nosuch").line == "401 No ticket"
 
@@ -292,13 +313,16 @@ def test_permissions_come_before_the_unknown_node(world: World) -> None:
 
 
 def test_permissions_come_before_parameters(world: World) -> None:
-    expect(world.nobody.get(f"/nodes/{NODE}/status", nosuch=1),
-           f"403 Permission check failed (/nodes/{NODE}, Sys.Audit)")
+    expect(
+        world.nobody.get(f"/nodes/{NODE}/status", nosuch=1), f"403 Permission check failed (/nodes/{NODE}, Sys.Audit)"
+    )
 
 
 def test_the_unknown_node_comes_before_parameters(world: World) -> None:
-    expect(world.root.get("/nodes/nosuch/status", nosuch=1),
-           "500 hostname lookup 'nosuch' failed - failed to get address info for: nosuch: Name or service not known")
+    expect(
+        world.root.get("/nodes/nosuch/status", nosuch=1),
+        "500 hostname lookup 'nosuch' failed - failed to get address info for: nosuch: Name or service not known",
+    )
 
 
 def test_parameters_come_before_the_code(world: World) -> None:
@@ -317,5 +341,3 @@ class TestCreateChecksParametersThenTheVmidThenPrivileges:
 
     def test_privileges_last(self, world: World) -> None:
         expect(world.create(world.nobody), "403 Permission check failed")
-
-

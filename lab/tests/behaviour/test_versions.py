@@ -72,8 +72,12 @@ NEW_IN_9 = [
     pytest.param({"ha-managed": 0}, "ha-managed", UNKNOWN, id="ha-managed"),
     pytest.param({"entrypoint": "/sbin/init"}, "entrypoint", UNKNOWN, id="entrypoint"),
     pytest.param({"env": "A=b"}, "env", UNKNOWN, id="env"),
-    pytest.param({"net0": "name=eth0,bridge=vmbr0,host-managed=1"}, "net0",
-                 f"invalid format - {UNKNOWN_KEY}: host-managed\n", id="net0 host-managed"),
+    pytest.param(
+        {"net0": "name=eth0,bridge=vmbr0,host-managed=1"},
+        "net0",
+        f"invalid format - {UNKNOWN_KEY}: host-managed\n",
+        id="net0 host-managed",
+    ),
 ]
 
 
@@ -124,8 +128,10 @@ class TestPrivileges:
     def test_reading_the_agent_on_9(self, nine: World, privilege: str) -> None:
         vmid = nine.machine(running=True, agent="1")
         path = vm(vmid, "/agent/network-get-interfaces")
-        expect(nine.someone({"/vms": ["VM.Audit"]}).get(path),
-               f"{DENIED} (/vms/{vmid}, VM.GuestAgent.Audit|VM.GuestAgent.Unrestricted)")
+        expect(
+            nine.someone({"/vms": ["VM.Audit"]}).get(path),
+            f"{DENIED} (/vms/{vmid}, VM.GuestAgent.Audit|VM.GuestAgent.Unrestricted)",
+        )
         assert nine.someone({f"/vms/{vmid}": [privilege]}).get(path).line == "200 OK"
 
     def machine_rights(self) -> dict[str, list[str]]:
@@ -134,8 +140,10 @@ class TestPrivileges:
     def test_starting_a_new_machine_needs_power_management_on_9(self, eight: World, nine: World) -> None:
         vmid = nine.vmid()
         path = f"/nodes/{NODE}/qemu"
-        expect(nine.someone(self.machine_rights()).post(path, vmid=vmid, memory=64, start=1),
-               f"{DENIED} (/vms/{vmid}, VM.PowerMgmt)")
+        expect(
+            nine.someone(self.machine_rights()).post(path, vmid=vmid, memory=64, start=1),
+            f"{DENIED} (/vms/{vmid}, VM.PowerMgmt)",
+        )
         assert eight.someone(self.machine_rights()).post(path, vmid=eight.vmid(), memory=64, start=1).status == 200
 
 
@@ -155,8 +163,10 @@ class TestResources:
 
 
 def test_errors_carry_a_message_in_both(either: World) -> None:
-    expect(either.root.get(ct(MISSING, "/config")),
-           f"500 Configuration file 'nodes/{NODE}/lxc/{MISSING}.conf' does not exist")
+    expect(
+        either.root.get(ct(MISSING, "/config")),
+        f"500 Configuration file 'nodes/{NODE}/lxc/{MISSING}.conf' does not exist",
+    )
 
 
 def test_interfaces_list_addresses_in_both(either: World) -> None:

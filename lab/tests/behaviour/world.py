@@ -169,6 +169,7 @@ class World:
 
     def exit_status(self, upid: str) -> str:
         """How the task ended, once it has."""
+
         def ended() -> dict[str, Any] | None:
             status: dict[str, Any] = self.root.get(f"{task(upid)}/status").data
             return status if status["status"] == "stopped" else None

@@ -35,8 +35,11 @@ class Clients:
     def login(self) -> dict[str, Any]:
         """Options of the modules: root@pam with its password."""
         return {
-            "api_host": "127.0.0.1", "api_port": self.port, "api_user": "root@pam",
-            "api_password": self.root_password, "validate_certs": False,
+            "api_host": "127.0.0.1",
+            "api_port": self.port,
+            "api_user": "root@pam",
+            "api_password": self.root_password,
+            "validate_certs": False,
         }
 
     def module(self, name: str, /, **options: Any) -> dict[str, Any]:
@@ -44,7 +47,12 @@ class Clients:
         arguments = {"ANSIBLE_MODULE_ARGS": {**self.login, **options}}
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", f"ansible_collections.community.proxmox.plugins.modules.{name}"],
-            input=json.dumps(arguments), env=self.env, text=True, capture_output=True, check=False, timeout=120,
+            input=json.dumps(arguments),
+            env=self.env,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=120,
         )
         assert done.stdout, done.stderr
         result: dict[str, Any] = json.loads(done.stdout)
@@ -60,7 +68,12 @@ class Clients:
         """A console script of this virtual environment; what it printed."""
         done = subprocess.run(
             [str(Path(sys.executable).with_name(program)), *args],
-            cwd=cwd, env={**self.env, **env}, text=True, capture_output=True, check=False, timeout=300,
+            cwd=cwd,
+            env={**self.env, **env},
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=300,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -22,7 +22,9 @@ def api(request: pytest.FixtureRequest, clients: Clients) -> Any:
         if request.param == "password":
             return proxmoxer.ProxmoxAPI(**common, user="root@pam", password=clients.root_password)
         return proxmoxer.ProxmoxAPI(
-            **common, user=exported["PROXMOX_USER"], token_name=exported["PROXMOX_TOKEN_ID"],
+            **common,
+            user=exported["PROXMOX_USER"],
+            token_name=exported["PROXMOX_TOKEN_ID"],
             token_value=exported["PROXMOX_TOKEN_SECRET"],
         )
 
