@@ -19,7 +19,6 @@ from .scan_changes import changed_guests, difference, meaning, merge_infrastruct
 from .scan_memory import ScanMemory
 from .scan_options import ScanOptions
 from .state_document import Document, counts, empty_document, utc_now
-from .state_validation import prepare_full_check
 
 if TYPE_CHECKING:
     from .state import StateSnapshot, StateStore
@@ -108,8 +107,6 @@ def run_scan(
     started = time.perf_counter()
     directory = Path(store.directory)
     base = store.read_or_none()
-    if base is None and not dry_run:
-        prepare_full_check()
     memory = ScanMemory.load(directory, endpoint)
     result = Scanner(client, memory, catalogue, options, identity=identity).scan(base.document if base else None)
     writing = time.perf_counter()

@@ -94,7 +94,7 @@ options:
     type: float
     default: 600.0
 requirements:
-  - jsonschema >= 4.0
+  - jsonschema >= 4.0 (only to explain what is wrong with a state that is not valid)
 seealso:
   - module: nhi.core.nhi_state
   - plugin: nhi.core.nhi_state

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import StateError, StateInvalidError
+from ansible_collections.nhi.core.plugins.module_utils.state_document import duplicate_errors
 from ansible_collections.nhi.core.plugins.module_utils.state_schema import STATE_SCHEMA
 from ansible_collections.nhi.core.plugins.module_utils.state_validation import schema_errors, validate_document
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import (
@@ -43,6 +44,11 @@ def _replaced(document: Any, path: Path, value: Any) -> Any:
         place = place[step]
     place[path[-1]] = value
     return changed
+
+
+def _jsonschema_errors(document: Any) -> list[Any]:
+    """What jsonschema alone says, or that a key occurs twice."""
+    return list(Draft202012Validator(STATE_SCHEMA).iter_errors(document)) or duplicate_errors(document)
 
 
 _PLACES = _paths(full_document())
@@ -97,10 +103,21 @@ def test_an_alert_that_occurs_twice_is_refused() -> None:
 
 
 @given(place=st.sampled_from(_PLACES), value=_VALUES)
-def test_checking_only_the_change_gives_the_verdict_of_checking_all(place: Path, value: Any) -> None:
+def test_checking_only_the_change_gives_the_verdict_of_jsonschema(place: Path, value: Any) -> None:
     valid = full_document()
     changed = _replaced(valid, place, value)
-    assert bool(schema_errors(changed, valid)) == bool(schema_errors(changed))
+    assert bool(schema_errors(changed, valid)) == bool(_jsonschema_errors(changed))
+
+
+@given(place=st.sampled_from(_PLACES), value=_VALUES)
+def test_checking_all_gives_the_verdict_of_jsonschema(place: Path, value: Any) -> None:
+    changed = _replaced(full_document(), place, value)
+    assert bool(schema_errors(changed)) == bool(_jsonschema_errors(changed))
+
+
+@pytest.mark.parametrize("document", [None, [], {}, 3, "state", {"meta": {}}])
+def test_what_is_no_document_is_refused(document: Any) -> None:
+    assert schema_errors(document)
 
 
 @given(first=st.sampled_from(_PLACES), second=st.sampled_from(_PLACES), values=st.tuples(_VALUES, _VALUES))
@@ -111,7 +128,7 @@ def test_checking_against_any_valid_predecessor_gives_the_same_verdict(
     previous = _replaced(base, first, values[0])
     assume(not schema_errors(previous))
     changed = _replaced(base, second, values[1])
-    assert bool(schema_errors(changed, previous)) == bool(schema_errors(changed))
+    assert bool(schema_errors(changed, previous)) == bool(_jsonschema_errors(changed))
 
 
 def test_true_does_not_pass_for_one_nor_one_for_true() -> None:
@@ -120,6 +137,12 @@ def test_true_does_not_pass_for_one_nor_one_for_true() -> None:
     validate_document(valid)
     for key, value in (("cores", True), ("protection", 0)):
         assert schema_errors(_replaced(valid, ("infrastructure", "guests", 0, key), value), valid)
+
+
+def test_a_valid_document_is_checked_without_jsonschema(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = full_document()
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    validate_document(document)
 
 
 def test_numbers_that_tick_are_checked_without_jsonschema(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,4 +158,4 @@ def test_numbers_that_tick_are_checked_without_jsonschema(monkeypatch: pytest.Mo
 def test_without_jsonschema_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     with pytest.raises(StateError, match="pip install jsonschema"):
-        validate_document(full_document())
+        validate_document(make_document([make_guest(101, health="great")]))
