@@ -21,7 +21,9 @@ from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
 from nhi_services import scan_command, state_commands
-from nhi_services.settings import Settings, SettingsError, read_settings
+from nhi_services.settings import Settings, SettingsError, read_secret, read_settings
+from nhi_services.status import render, status_of
+from nhi_services.table import screen_of
 
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
@@ -117,19 +119,20 @@ def _add_state(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _status(settings: Settings, arguments: argparse.Namespace) -> None:
-    # rich is loaded only where a table is drawn: a timer scans every five minutes.
-    from nhi_services.status import print_status, status_of
-
     status = status_of(StateStore(settings.state_dir).read().document, utc_now())
     if arguments.json:
         print(state_commands.as_text(status.as_data()))
     else:
-        print_status(status, sys.stdout)
+        print("\n".join(render(status, screen_of(sys.stdout, os.environ))))
 
 
 def _scan(settings: Settings, arguments: argparse.Namespace) -> None:
     report = scan_command.scan(
-        settings, full=arguments.full, health_checks=not arguments.no_health_checks, dry_run=arguments.check
+        settings,
+        read_secret(settings, os.environ),
+        full=arguments.full,
+        health_checks=not arguments.no_health_checks,
+        dry_run=arguments.check,
     )
     if arguments.json:
         print(state_commands.as_text(scan_command.as_data(report)))

@@ -28,10 +28,13 @@ _NEEDED = {
 }
 
 
-def scan(settings: Settings, *, full: bool = False, health_checks: bool = True, dry_run: bool = False) -> ScanReport:
+def scan(
+    settings: Settings, secret: str | None, *, full: bool = False, health_checks: bool = True, dry_run: bool = False
+) -> ScanReport:
     """Scan the endpoint of the settings and write state.json; with dry_run nothing is written."""
-    _require(settings.proxmox)
-    endpoint = endpoint_from_params(settings.proxmox)
+    params = {**settings.proxmox, "api_token_secret": secret}
+    _require(params)
+    endpoint = endpoint_from_params(params)
     options = options_from_params(
         {
             **settings.scan,

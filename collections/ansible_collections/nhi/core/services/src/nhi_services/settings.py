@@ -41,10 +41,11 @@ class SettingsError(NHIError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command was told about its surroundings."""
+    """What the command was told about its surroundings; the secret is read only by what needs it."""
 
     state_dir: Path
-    proxmox: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    proxmox: Mapping[str, Any] = field(default_factory=dict)
+    secret_file: str | None = None
     scan: Mapping[str, Any] = field(default_factory=dict)
     catalogue: tuple[str, ...] = ()
 
@@ -70,8 +71,8 @@ def read_settings(
                 if name in _PROXMOX_VARIABLES
             },
             **_from_environment(environment),
-            "api_token_secret": _secret(environment, proxmox.get("api_token_secret_file")),
         },
+        secret_file=_typed_or_none(proxmox.get("api_token_secret_file"), str, "api_token_secret_file", path),
         scan={
             **defaults,
             **{name: _typed(scan[name], type(defaults[name]), name, path) for name in scan if name in defaults},
@@ -147,6 +148,10 @@ def _typed(value: Any, kind: type, name: str, path: Path) -> Any:
     return kind(value)
 
 
+def _typed_or_none(value: Any, kind: type, name: str, path: Path) -> Any:
+    return None if value is None else _typed(value, kind, name, path)
+
+
 def _catalogue(scan: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     directories = scan.get("catalogue", [])
     if not isinstance(directories, list) or not all(isinstance(directory, str) for directory in directories):
@@ -177,7 +182,8 @@ def _number_or_text(text: str, kind: type, variable: str) -> Any:
         raise SettingsError(f"{variable} is {text!r}, which is not a number.") from None
 
 
-def _secret(environment: Mapping[str, str], file: Any) -> str | None:
+def read_secret(settings: Settings, environment: Mapping[str, str]) -> str | None:
+    """The token's secret: from the environment, a systemd credential, or a private file; None where there is none."""
     if secret := environment.get(SECRET_VARIABLE):
         return secret
     if directory := environment.get("CREDENTIALS_DIRECTORY"):
@@ -185,11 +191,9 @@ def _secret(environment: Mapping[str, str], file: Any) -> str | None:
         if credential.exists():
             # systemd made it readable for this service only.
             return _secret_in(credential, private=False)
-    if file is None:
+    if settings.secret_file is None:
         return None
-    if not isinstance(file, str):
-        raise SettingsError("api_token_secret_file must be the name of a file.")
-    return _secret_in(Path(file).expanduser(), private=True)
+    return _secret_in(Path(settings.secret_file).expanduser(), private=True)
 
 
 def _secret_in(path: Path, *, private: bool) -> str:

@@ -6,20 +6,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final
 
 from ansible_collections.nhi.core.plugins.module_utils.state_document import (
     age_seconds,
     document_age_seconds,
     freshness_at,
 )
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from nhi_services.words import age_in_words, amount, printable
+from nhi_services.table import Cell, Screen, lines_of
+from nhi_services.words import age_in_words, amount
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from ansible_collections.nhi.core.plugins.module_utils.state_document import Document
@@ -27,18 +26,16 @@ if TYPE_CHECKING:
 # The timer scans every five minutes; what is older than three of them needs attention.
 STALE_AFTER_SECONDS: Final = 900.0
 
-_STYLES: Final = {
+_COLOURS: Final = {
     "healthy": "green",
-    "unhealthy": "bold red",
+    "unhealthy": "red",
     "unknown": "yellow",
     "running": "green",
-    "critical": "bold red",
+    "critical": "red",
     "warning": "yellow",
     "info": "cyan",
-    "stale": "yellow",
 }
-# Where nobody looks at a width, a table is as wide as it needs to be.
-_PIPE_WIDTH: Final = 1000
+_LATE: Final = "yellow"
 
 
 @dataclass(frozen=True)
@@ -123,57 +120,47 @@ def _guest_line(guest: dict[str, Any], services: list[str], now: datetime) -> Gu
     )
 
 
-def print_status(status: Status, out: TextIO) -> None:
-    """The table and the alerts; colours and the terminal's width only on a terminal."""
-    console = Console(file=out, highlight=False, width=None if out.isatty() else _PIPE_WIDTH)
-    console.print(_headline(status))
+def render(status: Status, screen: Screen) -> Iterator[str]:
+    """The table and the alerts, line by line."""
+    yield screen.line(*_headline(status))
     if status.guests:
-        console.print(_guest_table(status.guests))
+        yield from lines_of(screen, _GUEST_HEADINGS, [_guest_cells(line) for line in status.guests], flexible="GUEST")
     else:
-        console.print("There are no guests.")
+        yield "There are no guests."
+    yield ""
     if status.alerts:
-        console.print(_alert_table(status.alerts))
+        yield from lines_of(screen, _ALERT_HEADINGS, [_alert_cells(line) for line in status.alerts], flexible="MESSAGE")
     else:
-        console.print("No alerts.")
+        yield "No alerts."
 
 
-def _headline(status: Status) -> Text:
+_GUEST_HEADINGS: Final = ("VMID", "GUEST", "TYPE", "ADDRESS", "STATE", "HEALTH", "AGE")
+_ALERT_HEADINGS: Final = ("ALERT", "SINCE", "MESSAGE")
+
+
+def _headline(status: Status) -> tuple[Cell, Cell]:
     version = f"Proxmox VE {status.version}" if status.version else "Proxmox VE"
     parts = [status.cluster, version, amount(len(status.guests), "guests"), f"state {status.revision}"]
-    line = Text(printable(", ".join(part for part in parts if part)) + ", ")
-    style = _STYLES["stale"] if status.age_seconds > STALE_AFTER_SECONDS else ""
-    return line.append(f"{age_in_words(status.age_seconds)} old", style=style)
+    late = _LATE if status.age_seconds > STALE_AFTER_SECONDS else ""
+    return Cell(", ".join(part for part in parts if part) + ", "), Cell(f"{age_in_words(status.age_seconds)} old", late)
 
 
-def _guest_table(guests: tuple[GuestLine, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("VMID", justify="right", no_wrap=True)
-    table.add_column("GUEST", no_wrap=True, overflow="ellipsis", min_width=8)
-    for heading in ("TYPE", "ADDRESS", "STATE", "HEALTH", "AGE"):
-        table.add_column(heading, no_wrap=True)
-    for line in guests:
-        stale = "" if line.freshness == "fresh" else f" {line.freshness}"
-        table.add_row(
-            str(line.vmid),
-            Text(printable(line.guest)),
-            line.type,
-            Text(printable(line.address or "-")),
-            _coloured(line.state),
-            _coloured(line.health),
-            Text(age_in_words(line.age_seconds) + stale, style=_STYLES["stale"] if stale else ""),
-        )
-    return table
+def _guest_cells(line: GuestLine) -> list[Cell]:
+    mark = f" {line.freshness}" if line.freshness == "stale" else ""
+    return [
+        Cell(str(line.vmid)),
+        Cell(line.guest),
+        Cell(line.type),
+        Cell(line.address or "-"),
+        _coloured(line.state),
+        _coloured(line.health),
+        Cell(age_in_words(line.age_seconds) + mark, "" if line.freshness == "fresh" else _LATE),
+    ]
 
 
-def _alert_table(alerts: tuple[AlertLine, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("ALERT", no_wrap=True)
-    table.add_column("SINCE", no_wrap=True)
-    table.add_column("MESSAGE", overflow="fold")
-    for line in alerts:
-        table.add_row(_coloured(line.severity), age_in_words(line.age_seconds), Text(printable(line.message)))
-    return table
+def _alert_cells(line: AlertLine) -> list[Cell]:
+    return [_coloured(line.severity), Cell(age_in_words(line.age_seconds)), Cell(line.message)]
 
 
-def _coloured(word: str) -> Text:
-    return Text(printable(word), style=_STYLES.get(word, "dim"))
+def _coloured(word: str) -> Cell:
+    return Cell(word, _COLOURS.get(word, ""))

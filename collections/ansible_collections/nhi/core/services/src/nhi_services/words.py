@@ -12,9 +12,9 @@ _SINGULAR: Final = {"nodes": "node", "guests": "guest", "services": "service", "
 
 
 def age_in_words(seconds: float | None) -> str:
-    """Two units at most: 41 s, 5 min, 2 h 10 min, 3 d 4 h; a dash for never."""
+    """Two units at most: 41 s, 5 min, 2 h 10 min, 3 d 4 h."""
     if seconds is None:
-        return "-"
+        return "never"
     left = int(seconds)
     for index, (size, unit) in enumerate(_UNITS):
         if left >= size or size == 1:
