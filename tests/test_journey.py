@@ -49,7 +49,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     finally:
         lab.down()
     assert host_traces() == before, "`lab down` left something behind"
-    assert not (home / "lab" / "lxc").exists(), "container files are left"
+    assert not lab.directory.exists(), "files of the lab are left"
 
 
 def succeeded(done: subprocess.CompletedProcess[str]) -> str:

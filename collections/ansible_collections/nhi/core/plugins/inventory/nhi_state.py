@@ -117,6 +117,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, S
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 from ansible_collections.nhi.core.plugins.plugin_utils.state_hosts import (
     FIXED_GROUPS,
+    GUEST_GROUPS,
     InventoryHost,
     inventory_hosts,
     shared_names,
@@ -197,6 +198,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
     def _populate(self, hosts: list[InventoryHost]) -> None:
         for group in FIXED_GROUPS:
             self.inventory.add_group(group)
+        for group in GUEST_GROUPS:
+            self.inventory.add_child("nhi_guests", self.inventory.add_group(group))
         composing = any(self.get_option(option) for option in ("compose", "groups", "keyed_groups"))
         for host in hosts:
             self.inventory.add_host(host.name)

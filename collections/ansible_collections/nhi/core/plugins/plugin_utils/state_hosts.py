@@ -34,7 +34,8 @@ _COPIED_FACTS = (
     "observed_at",
 )
 
-FIXED_GROUPS = ("nhi_lxc", "nhi_qemu", "nhi_stale", "nhi_unknown")
+FIXED_GROUPS = ("nhi_guests", "nhi_stale", "nhi_unknown")
+GUEST_GROUPS = ("nhi_lxc", "nhi_qemu")  # the children of nhi_guests
 
 
 @dataclass(frozen=True, slots=True)
