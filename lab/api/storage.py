@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from lab.core import Lab
 from lab.guests.volumes import disk_options, parse_size
 from lab.model import Backup, Storage
 from lab.server.call import Call
-from lab.server.errors import failure
+from lab.server.errors import bad_parameter, failure
 from lab.server.properties import loose
 from lab.server.router import route
+from lab.server.schema import MISSING
 
+TYPES = {"dir": ("path",), "lvmthin": ("thinpool", "vgname")}
 AUDIT = ("Datastore.Audit", "Datastore.AllocateSpace")
 
 
@@ -73,6 +76,30 @@ def _config(storage: Storage) -> dict[str, Any]:
 async def storages(call: Call) -> Any:
     wanted = call.params.get("type")
     return [_config(storage) for storage in _visible(call) if wanted in (None, storage.type)]
+
+
+@route("POST", "/storage")
+async def create_storage(call: Call) -> Any:
+    """The lab plays storages of two types: a directory, and a thin pool that can take snapshots."""
+    name, kind = call.params["storage"], call.params["type"]
+    if name in call.lab.store.storages:
+        raise failure(f"create storage failed: storage ID '{name}' already defined")
+    if kind not in TYPES:
+        raise failure(f"create storage failed: the lab plays storages of type {' and '.join(TYPES)} only")
+    for option in TYPES[kind]:
+        if option not in call.params:
+            raise bad_parameter(option, MISSING)
+    content = sorted(set(re.split(r"[,;\s]+", call.params.get("content", "images"))))
+    known = {option: str(call.params[option]) for option in TYPES[kind]}
+    call.lab.store.storages[name] = Storage(name, kind, content, **known)
+    return {"storage": name, "type": kind}
+
+
+@route("DELETE", "/storage/{storage}")
+async def delete_storage(call: Call) -> None:
+    """Only the definition goes; what lies on it stays, as on a real node."""
+    storage = call.lab.storage(call.params["storage"])
+    del call.lab.store.storages[storage.storage]
 
 
 @route("GET", "/storage/{storage}")

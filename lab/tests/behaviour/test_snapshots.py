@@ -51,7 +51,9 @@ class TestSnapshots:
         world.fails(snapshot(world, vmid), "snapshot name 's1' already used")
 
     def test_storage_without_snapshots(self, world: World) -> None:
-        vmid = world.container(storage="local-dir")
+        shelf = {"storage": "shelf", "type": "dir", "path": "/srv/shelf", "content": "rootdir"}
+        assert world.root.post("/storage", **shelf).status == 200
+        vmid = world.container(storage="shelf")
         world.fails(snapshot(world, vmid), "snapshot feature is not available")
 
     def test_deleted(self, world: World) -> None:
