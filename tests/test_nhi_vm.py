@@ -233,7 +233,7 @@ def test_a_daemon_that_dies_on_the_create_call_leaves_nothing_half_done(
         operator.lab.up("--driver", "memory", "--no-lag", "--test-endpoint")
         operator.lab.fault("clear")
         message = failure(running.result())
-    assert "Undone: LXC 105 redis-cache" in message or "Nothing of LXC 105 redis-cache is left" in message
+    assert "Undone: LXC 105 redis-cache" in message or "LXC 105 redis-cache was not there" in message
     assert guests(operator) == {}
     assert vm(**REDIS)["changed"]
 

@@ -153,10 +153,15 @@ class GuestChange:
 
     def _run(self, call: Callable[[], Any]) -> None:
         """Start a task and wait for its end; some versions do small things at once and return no task."""
+        made = self._journal.made
         with self._interrupts.shielded():
             answer = call()
+            if made is not None:
+                made.task = str(answer or "") or None
         if answer:
             self._api.wait_task(str(answer), self._patience.task)
+        if made is not None:
+            made.task = None
 
     def _reread(self, kind: str, node: str, vmid: int) -> Found:
         return read_guest(self._api, {"type": kind, "node": node, "vmid": vmid})

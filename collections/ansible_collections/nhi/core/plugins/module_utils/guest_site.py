@@ -134,7 +134,8 @@ class Allocator:
         """The create call said so. A VMID somebody asked for by number has no next one."""
         if self._wanted.vmid == vmid:
             raise PreflightError(
-                f"VMID {vmid} is taken by a guest that this token can not see: choose another vmid, or leave it out"
+                f"VMID {vmid} is taken by a guest that is new or that this token can not see:"
+                " choose another vmid, or leave it out"
             )
         self._owners[vmid] = "somebody else"
 

@@ -48,8 +48,10 @@ def undo_creation(api: Api, made: Made) -> str:
         if made.task:
             _end_task(api, made.node, made.task)
         found = _look(api, made)
-        if found is None:
+        if found is None and made.answered:
             return f"Nothing of {made.label} is left."
+        if found is None:
+            return f"{made.label} was not there {_DOUBT_SECONDS:g} s later: look once more before you repeat it."
         if found.operation != made.operation:
             return f"VMID {made.vmid} belongs to {found.label}, which this run did not make: it was left alone."
         _remove(api, found)

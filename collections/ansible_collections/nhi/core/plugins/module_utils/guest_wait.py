@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from .addresses import guest_nics, has_agent
-from .errors import GuestChangeError
+from .errors import GuestChangeError, PreflightError
 from .guest import Found
 from .guest_addresses import port_open
 from .guest_config import fixed_address
@@ -31,6 +31,15 @@ class Patience:
     task: float = 300.0
     shutdown: int = 30
     port: int | None = None
+
+    def __post_init__(self) -> None:
+        for option, value, most in (
+            ("wait_timeout", self.task, 86400),
+            ("shutdown_timeout", self.shutdown, 86400),
+            ("wait_port", self.port, 65535),
+        ):
+            if value is not None and not 0 < value <= most:
+                raise PreflightError(f"{option} {value:g} is out of range: use a number from 1 to {most}")
 
 
 def await_address(api: Api, found: Found, patience: Patience) -> str | None:

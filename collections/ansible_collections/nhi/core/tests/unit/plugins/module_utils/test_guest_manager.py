@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.nhi.core.plugins.module_utils import guest_undo
 from ansible_collections.nhi.core.plugins.module_utils.errors import (
     AllocationError,
     GuestChangeError,
@@ -178,7 +179,7 @@ def test_the_next_vmid_is_taken_when_somebody_was_faster(lab: Lab) -> None:
 def test_a_vmid_that_was_asked_for_and_taken_is_refused_not_replaced(lab: Lab) -> None:
     lab.pve.add(120, "secret")
     lab.pve.hidden.add(120)
-    with pytest.raises(PreflightError, match="VMID 120 is taken by a guest that this token can not see"):
+    with pytest.raises(PreflightError, match="VMID 120 is taken by a guest that is new or that this token can not see"):
         lab.run({**REDIS, "vmid": 120})
 
 
@@ -284,6 +285,25 @@ def test_a_full_disk_before_the_create_call_stops_the_run_and_after_it_only_warn
     with pytest.raises(StateError, match="no space left on device; nothing was chosen"):
         lab.run({**REDIS, "name": "second"})
     assert list(lab.pve.guests) == [105]
+
+
+def test_a_create_that_nobody_answered_and_nobody_did_says_to_look_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_undo, "_DOUBT_SECONDS", 0.1)
+
+    def lost() -> None:
+        raise UnreachableError("POST /nodes/pve/lxc got no answer")
+
+    lab.pve.hooks["POST /nodes/pve/lxc"] = lost
+    with pytest.raises(GuestChangeError, match=r"LXC 105 redis was not there 0.1 s later: look once more"):
+        lab.run(REDIS)
+
+
+@pytest.mark.parametrize("values", [{"port": 99999}, {"port": 0}, {"task": 0}, {"shutdown": -1}])
+def test_waiting_times_and_ports_out_of_range_are_refused(values: dict[str, int]) -> None:
+    with pytest.raises(PreflightError, match="out of range"):
+        Patience(**values)  # type: ignore[arg-type]
 
 
 def test_a_missing_privilege_passes_through_and_leaves_nothing(lab: Lab) -> None:
