@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,7 +17,7 @@ import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import UnreachableError
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import full_document, make_document
-from nhi_services import scan_command
+from nhi_services import cli, scan_command
 from nhi_services.cli import main
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings.touch()
     monkeypatch.setenv("NHI_CONFIG", str(settings))
     monkeypatch.setenv("NHI_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    for module in (cli, scan_command):
+        monkeypatch.setattr(module, "StateStore", partial(StateStore, patience=0))
 
 
 @pytest.fixture
