@@ -20,6 +20,7 @@ BRIDGES = "/sdn/zones/localnetwork"
 STORAGES = (
     Storage("local", "dir", ["backup", "iso", "vztmpl"], path="/var/lib/vz"),
     Storage("local-lvm", "lvmthin", ["images", "rootdir"], thinpool="data", vgname="pve"),
+    Storage("local-dir", "dir", ["images", "rootdir"], path="/var/lib/local-dir"),  # has no snapshots
 )
 
 _READ = {"VM.Audit", "Datastore.Audit", "Sys.Audit", "Pool.Audit", "SDN.Audit"}

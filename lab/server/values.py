@@ -26,6 +26,8 @@ def check_value(rule: dict[str, Any], value: Any, path: str) -> Checked:
     kind = rule.get("type", "string")
     if kind == "array":
         return (value if isinstance(value, list) else [value]), None
+    if isinstance(value, list) and str(rule.get("format", "")).endswith("-list"):
+        value = ",".join(map(str, value))  # a key that was sent more than once
     typed, problem = _typed(kind, value)
     if problem is None:
         problem = _format_problem(rule, str(typed), path) or _limits_problem(kind, rule, typed)
