@@ -22,6 +22,7 @@ SCAN_KINDS = frozenset(
         "guest_address_unknown",
         "guest_down",
         "guest_stale",
+        "guest_unhealthy",
         "node_offline",
         "service_unhealthy",
         "service_unknown",
@@ -85,9 +86,17 @@ def storage_alerts(storage: Iterable[Fact]) -> Iterator[Alert]:
 
 
 def guest_alerts(
-    guests: Iterable[Fact], onboot: Collection[int], stopped_unasked: Collection[int], dead_nodes: Collection[str]
+    guests: Iterable[Fact],
+    *,
+    onboot: Collection[int],
+    stopped_unasked: Collection[int],
+    dead_nodes: Collection[str],
+    serving: Collection[int],
 ) -> Iterator[Alert]:
-    """Guests that are down and should not be, or about which too little is known."""
+    """Guests that are down and should not be, or about which too little is known; each set holds VMIDs or nodes.
+
+    The health of a guest that is serving is told by the alerts of its services.
+    """
     for guest in guests:
         vmid, name = guest["vmid"], f"{guest['name']} ({guest['vmid']})"
         if guest["freshness"] != "fresh":
@@ -108,6 +117,9 @@ def guest_alerts(
         elif guest["status"] == "running" and not guest["address"]:
             text = f"Guest {name} runs and no address of it is known."
             yield alert(f"guest-address-unknown:{vmid}", "info", f"guest/{vmid}", text)
+        elif guest["health"] == "unhealthy" and vmid not in serving:
+            text = f"Guest {name} runs and does not answer at {guest['address']}."
+            yield alert(f"guest-unhealthy:{vmid}", "warning", f"guest/{vmid}", text)
 
 
 def service_alerts(services: Iterable[Fact], catalogue: Mapping[str, CatalogueEntry]) -> Iterator[Alert]:

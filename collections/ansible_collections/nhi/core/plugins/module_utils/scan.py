@@ -214,7 +214,13 @@ class Scanner:
         return [
             *rules.node_alerts(infrastructure["nodes"], guests),
             *rules.storage_alerts(infrastructure["storage"]),
-            *rules.guest_alerts(guests, onboot, self._stopped_unasked(guests, previous), dead_nodes),
+            *rules.guest_alerts(
+                guests,
+                onboot=onboot,
+                stopped_unasked=self._stopped_unasked(guests, previous),
+                dead_nodes=dead_nodes,
+                serving={service["vmid"] for service in infrastructure["services"]},
+            ),
             *rules.service_alerts(infrastructure["services"], self._catalogue),
             *rules.unknown_service_alerts(guests, self._catalogue, SERVICE_TAG),
             *rules.unreadable_alerts(failing, guests),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -530,3 +531,18 @@ def test_alerts_of_other_programs_are_left_alone(cluster: FakeCluster, scan: Sca
     foreign |= {"message": "Little is left.", "since": this_moment(), "observed_at": this_moment()}
     StateStore(tmp_path).update(lambda document: {**(document or {}), "alerts": [foreign]})
     assert scan().document["alerts"] == [foreign]
+
+
+def test_a_running_guest_that_refuses_its_health_port_is_an_alert_until_it_answers(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
+    def alerts(port: int) -> list[str]:
+        options = ScanOptions(guest_health_port=port)
+        return alert_ids(run_scan(StateStore(tmp_path), cluster, {}, options, endpoint="lab", identity="t", by=me))
+
+    me = this_program("test")
+    cluster.lxc(101, "web", "127.0.0.1/8")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert alerts(port) == []
+    assert alerts(port) == ["guest-unhealthy:101"]
