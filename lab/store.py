@@ -20,6 +20,7 @@ class Table(MutableMapping[Key, Record], Generic[Key, Record]):
     def __init__(self, database: Database, kind: str, record: Callable[..., Record], key: Callable[[str], Key]) -> None:
         self._database = database
         self._kind = kind
+        self.revision = 0  # moves with every change, for those who keep something derived
         self._records: dict[Key, Record] = {key(k): record(**value) for k, value in database.load(kind)}
 
     def __getitem__(self, key: Key) -> Record:
@@ -31,6 +32,7 @@ class Table(MutableMapping[Key, Record], Generic[Key, Record]):
 
     def __delitem__(self, key: Key) -> None:
         del self._records[key]
+        self.revision += 1
         self._database.delete(self._kind, str(key))
 
     def __iter__(self) -> Iterator[Key]:
@@ -40,6 +42,7 @@ class Table(MutableMapping[Key, Record], Generic[Key, Record]):
         return len(self._records)
 
     def save(self, key: Key) -> None:
+        self.revision += 1
         self._database.put(self._kind, str(key), asdict(self._records[key]))  # type: ignore[call-overload]
 
 

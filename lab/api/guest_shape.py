@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from lab import host
 from lab.core import Lab
 from lab.drivers.base import Usage
-from lab.guests.specs import spec_of
+from lab.guests.specs import cores_of, memory_mib_of
+from lab.guests.volumes import disk_mib
 from lab.model import Guest
 
 MIB = 1024 * 1024
 
 
-def limits(lab: Lab, guest: Guest) -> dict[str, int]:
+def limits(guest: Guest) -> dict[str, int]:
     """What a guest may use at most."""
-    spec = spec_of(guest)
-    cpus = spec.cores or host.read(lab.directory).cpus
-    return {"cpus": cpus, "maxmem": spec.memory_mib * MIB, "maxdisk": spec.disk_mib * MIB}
+    cpus = cores_of(guest) or os.cpu_count() or 1
+    return {"cpus": cpus, "maxmem": memory_mib_of(guest) * MIB, "maxdisk": disk_mib(guest.config) * MIB}
 
 
 def resource_numbers(lab: Lab, guest: Guest, usage: Usage) -> dict[str, Any]:
     """For /cluster/resources."""
-    maxima = limits(lab, guest)
+    maxima = limits(guest)
     shown = {
         "cpu": usage.cpu, "maxcpu": maxima["cpus"], "mem": usage.mem, "maxmem": maxima["maxmem"],
         "disk": usage.disk if guest.kind == "lxc" else 0, "maxdisk": maxima["maxdisk"],
@@ -36,7 +36,7 @@ def resource_numbers(lab: Lab, guest: Guest, usage: Usage) -> dict[str, Any]:
 
 def status(lab: Lab, guest: Guest, usage: Usage) -> dict[str, Any]:
     """For the guest lists and status/current."""
-    maxima = limits(lab, guest)
+    maxima = limits(guest)
     label = "VM" if guest.kind == "qemu" else "CT"
     shown: dict[str, Any] = {
         "vmid": guest.vmid, "name": guest.name or f"{label} {guest.vmid}",

@@ -11,19 +11,27 @@ from lab.model import Guest
 from lab.server.properties import loose
 
 
+def cores_of(guest: Guest) -> int:
+    """0: a container without a limit."""
+    default = 1 if guest.kind == "qemu" else 0
+    return int(guest.config.get("cores", default)) * int(guest.config.get("sockets", 1))
+
+
+def memory_mib_of(guest: Guest) -> int:
+    return int(loose(str(guest.config.get("memory", 512)), "current")["current"])
+
+
 def spec_of(guest: Guest, *, ssh_keys: str = "", password: str = "") -> GuestSpec:
     """Keys and password of a container are given only when it is made; a machine's are in its configuration."""
     config = guest.config
     machine = guest.kind == "qemu"
-    cores = int(config.get("cores", 1 if machine else 0)) * int(config.get("sockets", 1))
-    memory = loose(str(config.get("memory", 512)), "current")["current"]
     features = loose(str(config.get("features", "")))
     return GuestSpec(
         vmid=guest.vmid,
         kind=guest.kind,
         hostname=guest.name or f"{'VM' if machine else 'CT'}{guest.vmid}",
-        cores=cores,
-        memory_mib=int(memory),
+        cores=cores_of(guest),
+        memory_mib=memory_mib_of(guest),
         disk_mib=disk_mib(config),
         nics=nics(guest.kind, config),
         nameserver=str(config.get("nameserver", "")),

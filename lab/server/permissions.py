@@ -33,6 +33,8 @@ class Permissions:
     def __init__(self, store: Store, pve_version: int) -> None:
         self._store = store
         self.known = all_privileges(pve_version)
+        self._index: dict[str, dict[str, dict[str, int]]] = {}
+        self._indexed = -1
 
     def on(self, auth_id: str, path: str) -> Privileges:
         """Effective privileges of a user or token on a path."""
@@ -80,18 +82,24 @@ class Permissions:
                     found.setdefault(name, 0)
         return found
 
+    def _grants(self) -> dict[str, dict[str, dict[str, int]]]:
+        """The ACL by id and path: role -> propagate."""
+        if self._indexed != self._store.acl.revision:
+            index: dict[str, dict[str, dict[str, int]]] = {}
+            for acl in self._store.acl.values():
+                index.setdefault(acl.ugid, {}).setdefault(acl.path, {})[acl.roleid] = acl.propagate
+            self._index, self._indexed = index, self._store.acl.revision
+        return self._index
+
     def _roles(self, ugid: str, path: str) -> dict[str, int]:
         """Roles in force on a path: those of the deepest level that grants any."""
+        grants = self._grants().get(ugid, {})
         parts = [part for part in path.split("/") if part]
         roles: dict[str, int] = {}
         for depth in range(len(parts) + 1):
             here = "/" + "/".join(parts[:depth])
             final = depth == len(parts)
-            granted = {
-                acl.roleid: acl.propagate
-                for acl in self._store.acl.values()
-                if acl.ugid == ugid and acl.path == here and (final or acl.propagate)
-            }
+            granted = {roleid: propagate for roleid, propagate in grants.get(here, {}).items() if final or propagate}
             roles = granted or roles
         return roles
 
