@@ -19,13 +19,12 @@ CORE = ROOT / "collections/ansible_collections/nhi/core"
 
 @dataclass(frozen=True)
 class Step:
-    """One command; `needs` is a path without which there is nothing to do."""
+    """One command."""
 
     name: str
     argv: Sequence[str | Path]
     cwd: Path = ROOT
     env: dict[str, str] = field(default_factory=dict)
-    needs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -33,14 +32,14 @@ class Result:
     """How a step ended."""
 
     step: Step
-    returncode: int | None  # None: skipped
+    returncode: int
     seconds: float
     output: str
 
     @property
     def failed(self) -> bool:
-        """Whether the step ran and did not succeed."""
-        return self.returncode not in (0, None)
+        """Whether the step did not succeed."""
+        return self.returncode != 0
 
 
 def environment(extra: dict[str, str]) -> dict[str, str]:
@@ -60,8 +59,6 @@ def environment(extra: dict[str, str]) -> dict[str, str]:
 
 def run(step: Step) -> Result:
     """Run one step to its end with its output captured."""
-    if step.needs is not None and not step.needs.exists():
-        return Result(step, None, 0.0, "")
     started = time.monotonic()
     done = subprocess.run(
         [str(argument) for argument in step.argv],
@@ -87,9 +84,8 @@ def keep(result: Result) -> Path:
 
 def show(result: Result) -> None:
     """One line for the step; everything it said if it failed."""
-    word = "skip" if result.returncode is None else "FAIL" if result.failed else "ok"
-    why = f"  ({result.step.needs.relative_to(ROOT)} is not here)" if result.step.needs and word == "skip" else ""
-    print(f"{word:>5}  {result.step.name:<28} {result.seconds:6.1f} s{why}", flush=True)
+    word = "FAIL" if result.failed else "ok"
+    print(f"{word:>5}  {result.step.name:<28} {result.seconds:6.1f} s", flush=True)
     if result.failed:
         lines = result.output.rstrip().splitlines()
         print("".join(f"       | {line}\n" for line in lines[-SHOWN_LINES:]), end="")

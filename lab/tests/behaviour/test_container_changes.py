@@ -130,6 +130,7 @@ class TestConfig:
         self.put(world, vmid, tags="web;App,web").data  # noqa: B018
         assert world.config(vmid)["tags"] == "app;web"
 
+    @pytest.mark.slow
     def test_config_lock_held(self, world: World, vmid: int) -> None:
         with world.fault("config-lock", vmid=vmid):
             answer = self.put(world, vmid, onboot=0)

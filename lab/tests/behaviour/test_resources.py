@@ -108,6 +108,7 @@ class TestRows:
         assert [type(row[name]) for name in ("vmid", "mem", "uptime", "maxmem", "maxdisk")] == [int] * 5
 
 
+@pytest.mark.slow
 class TestLag:
     """The list is instant; names, numbers and status come with the next broadcast, every ten seconds."""
 

@@ -11,6 +11,8 @@ import pytest
 
 from lab.tests.contract.conftest import Clients
 
+pytestmark = pytest.mark.slow
+
 PLAYBOOK = """
 - name: Make two guests
   hosts: localhost
@@ -72,10 +74,14 @@ compose:
 def project(clients: Clients, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("project")
     (directory / "guests.yml").write_text(PLAYBOOK)
-    (directory / "lab.proxmox.yml").write_text(INVENTORY.format(
-        port=clients.port, user=clients.exported["PROXMOX_USER"], token_id=clients.exported["PROXMOX_TOKEN_ID"],
-        token_secret=clients.exported["PROXMOX_TOKEN_SECRET"],
-    ))
+    (directory / "lab.proxmox.yml").write_text(
+        INVENTORY.format(
+            port=clients.port,
+            user=clients.exported["PROXMOX_USER"],
+            token_id=clients.exported["PROXMOX_TOKEN_ID"],
+            token_secret=clients.exported["PROXMOX_TOKEN_SECRET"],
+        )
+    )
     return directory
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from lab.tests.contract.conftest import Clients
 
+pytestmark = pytest.mark.slow
+
 NODE = "pve"
 NUMBERS = itertools.count(200)
 
@@ -32,8 +34,16 @@ def vmid() -> int:
 
 @pytest.fixture
 def container(clients: Clients, template: str, storage: str, vmid: int) -> int:
-    made = clients.ok("proxmox", vmid=vmid, node=NODE, hostname=f"ct{vmid}", ostemplate=template, storage=storage,
-                      memory=64, state="present")
+    made = clients.ok(
+        "proxmox",
+        vmid=vmid,
+        node=NODE,
+        hostname=f"ct{vmid}",
+        ostemplate=template,
+        storage=storage,
+        memory=64,
+        state="present",
+    )
     assert made["changed"]
     return vmid
 
@@ -63,9 +73,24 @@ class TestContainers:
         assert not clients.ok("proxmox", vmid=container, state=state, **again)["changed"]
 
     def test_options_arrive(self, clients: Clients, template: str, storage: str, vmid: int) -> None:
-        clients.ok("proxmox", vmid=vmid, node=NODE, hostname="web", ostemplate=template, disk=f"{storage}:2", cores=2,
-                   memory=128, swap=0, onboot=True, tags=["web", "lab"], unprivileged=True, features=["nesting=1"],
-                   netif={"net0": "name=eth0,bridge=vmbr0,ip=10.99.0.9/24"}, pubkey=None, description="made by a test")
+        clients.ok(
+            "proxmox",
+            vmid=vmid,
+            node=NODE,
+            hostname="web",
+            ostemplate=template,
+            disk=f"{storage}:2",
+            cores=2,
+            memory=128,
+            swap=0,
+            onboot=True,
+            tags=["web", "lab"],
+            unprivileged=True,
+            features=["nesting=1"],
+            netif={"net0": "name=eth0,bridge=vmbr0,ip=10.99.0.9/24"},
+            pubkey=None,
+            description="made by a test",
+        )
         [row] = clients.ok("proxmox_vm_info", vmid=vmid, config="current", network=False)["proxmox_vms"]
         config = row["config"]
         assert (config["cores"], config["memory"], config["swap"], config["onboot"]) == (2, 128, 0, 1)
@@ -74,7 +99,14 @@ class TestContainers:
         assert config["rootfs"].endswith("size=2G")
 
     def test_update(self, clients: Clients, container: int) -> None:
-        change = {"vmid": container, "node": NODE, "memory": 96, "hostname": f"ct{container}", "update": True, "state": "present"}
+        change = {
+            "vmid": container,
+            "node": NODE,
+            "memory": 96,
+            "hostname": f"ct{container}",
+            "update": True,
+            "state": "present",
+        }
         assert clients.ok("proxmox", **change)["changed"]
         assert not clients.ok("proxmox", **change)["changed"]
 
@@ -89,8 +121,9 @@ class TestContainers:
         assert not clients.ok("proxmox", vmid=container, state="template")["changed"]
 
     def test_a_missing_template_is_told(self, clients: Clients, storage: str, vmid: int) -> None:
-        answer = clients.module("proxmox", vmid=vmid, node=NODE, hostname="x", ostemplate="local:vztmpl/nosuch.tar.zst",
-                                storage=storage)
+        answer = clients.module(
+            "proxmox", vmid=vmid, node=NODE, hostname="x", ostemplate="local:vztmpl/nosuch.tar.zst", storage=storage
+        )
         assert answer["failed"]
         assert "nosuch.tar.zst" in answer["msg"]
 
@@ -115,15 +148,25 @@ class TestMachines:
 
     def test_clone(self, clients: Clients, machine: int) -> None:
         new = next(NUMBERS)
-        clients.ok("proxmox_kvm", vmid=machine, newid=new, node=NODE, clone=f"vm{machine}", name=f"vm{new}",
-                   full=True, timeout=60)
+        clients.ok(
+            "proxmox_kvm",
+            vmid=machine,
+            newid=new,
+            node=NODE,
+            clone=f"vm{machine}",
+            name=f"vm{new}",
+            full=True,
+            timeout=60,
+        )
         assert status(clients, new) == "stopped"
 
     def test_network_card(self, clients: Clients, machine: int) -> None:
         card = {"vmid": machine, "interface": "net3", "bridge": "vmbr0", "firewall": True}
         told = [clients.ok("proxmox_nic", **card, state=state)["msg"] for state in ("present", "present", "absent")]
         assert [text.removesuffix(f" on VM with vmid {machine}") for text in told] == [
-            "Nic net3 updated", "Nic net3 unchanged", "Nic net3 deleted",
+            "Nic net3 updated",
+            "Nic net3 unchanged",
+            "Nic net3 deleted",
         ]
 
 

@@ -10,6 +10,8 @@ from proxmoxer.tools import Tasks
 
 from lab.tests.contract.conftest import Clients
 
+pytestmark = pytest.mark.slow
+
 NODE = "pve"
 
 
