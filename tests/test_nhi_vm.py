@@ -351,7 +351,11 @@ def test_an_interrupted_module_undoes_what_it_did(slow_start: Operator) -> None:
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     message = failure(json.loads(output))
-    assert "interrupted by SIGINT. Undone: LXC 105 redis-cache was destroyed again" in message
+    # Where the signal hit the create task itself, ending that task is all there is to undo.
+    assert message in (
+        "interrupted by SIGINT. Undone: LXC 105 redis-cache was destroyed again.",
+        "interrupted by SIGINT. Nothing of LXC 105 redis-cache is left.",
+    )
     assert errors == ""
     assert guests(slow_start) == {}
 
@@ -370,7 +374,8 @@ def test_ctrl_c_in_a_playbook_leaves_no_guest(slow_start: Operator, tmp_path: Pa
         output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "Traceback" not in output
-    # The module outlives Ansible by the time that undoing takes.
-    wait_for(slow_start.lab, "DELETE", "/nodes/pve/lxc/105")
-    time.sleep(0.5)
+    # The module outlives Ansible by the time that undoing takes; giving its reservation back is the last it does.
+    ledger, deadline = slow_start.state_dir / "reservations.json", time.monotonic() + 30
+    while json.loads(ledger.read_text())["reservations"] and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert guests(slow_start) == {}
