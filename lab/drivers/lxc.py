@@ -72,7 +72,7 @@ class LxcDriver:
         self._image = self._templates.ensure(read_host(), log)
         self._templates.remove_unused({self._image, *(Path(guest.record.image) for guest in self._guests.all())})
         if not self._nameservers():
-            log("warning: no name server of this host can be reached from guests; give one with --nameserver")
+            log("warning: guests cannot resolve names: this host's name servers are on its loopback only")
 
     def down(self, log: Log) -> None:
         names = rf"{self._instance}-\d+"

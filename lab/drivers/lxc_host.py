@@ -48,7 +48,7 @@ def why_unusable() -> str | None:
         missing.append("debian-archive-keyring")
     if missing:
         return f"packages are missing: apt-get install {' '.join(missing)}"
-    lacking = _lacking_capabilities(Path("/proc/self/status").read_text())
+    lacking = lacking_capabilities(Path("/proc/self/status").read_text())
     if lacking:
         return f"this root lacks {', '.join(lacking)}: run on the host or in a privileged container"
     if "\toverlay\n" not in Path("/proc/filesystems").read_text() and not _loads("overlay"):
@@ -108,7 +108,8 @@ def _failure(what: str, code: int, text: str) -> str:
     return f"{what} failed: {lines[-1] if lines else 'no message'} (exit code {code})"
 
 
-def _lacking_capabilities(status: str) -> list[str]:
+def lacking_capabilities(status: str) -> list[str]:
+    """What a /proc/PID/status shows that this process may not do and would have to."""
     effective = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
     return [name for bit, name in CAPABILITIES.items() if not effective >> bit & 1]
 

@@ -8,9 +8,9 @@ links: no time, no space, and its guests live on when somebody empties the cache
 from __future__ import annotations
 
 import fcntl
-import functools
 import hashlib
 import json
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +19,10 @@ from pathlib import Path
 
 from lab.drivers.base import DriverError, Log
 from lab.drivers.lxc_adopt import KEYRING, SUITE, HostSettings
-from lab.drivers.lxc_host import run, sandbox
+from lab.drivers.lxc_host import sandbox
 from lab.drivers.lxc_rootfs import as_tar, extract, link_tree, pack_tree, remove_tree, tree_size
 
+MAX_AGE_SECONDS = 7 * 24 * 3600
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "netbase"),
     *("iproute2", "iputils-ping", "ca-certificates", "python3", "python3-apt"),
@@ -61,13 +62,12 @@ class Templates:
 
     def ensure(self, settings: HostSettings, log: Log) -> Path:
         """Make template and image where they are missing; returns the image's root directory."""
-        cache = self.archive.parent
-        image = self.images / self._key(settings)
-        with _locked(cache / "lock"):
+        with _locked(self.archive.parent, log):
             self.empty_image().mkdir(parents=True, exist_ok=True)
-            if not self.archive.exists():
-                self._build(settings, log)
-            cached = cache / image.name
+            if not self._is_fresh():
+                self._renew(settings, log)
+            cached = self.archive.parent / self._key(settings)
+            image = self.images / cached.name
             if not cached.exists():
                 self._unpack(cached, settings, log)
             if not image.exists():
@@ -92,8 +92,20 @@ class Templates:
                 remove_tree(image)
 
     def _key(self, settings: HostSettings) -> str:
-        text = json.dumps([str(self.archive), ADOPT, asdict(settings)])
+        text = json.dumps([str(self.archive), self.archive.stat().st_mtime_ns, ADOPT, asdict(settings)])
         return f"image-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def _is_fresh(self) -> bool:
+        """Old package indexes name versions that the mirror no longer has."""
+        return self.archive.exists() and time.time() - self.archive.stat().st_mtime < MAX_AGE_SECONDS
+
+    def _renew(self, settings: HostSettings, log: Log) -> None:
+        try:
+            self._build(settings, log)
+        except DriverError as error:
+            if not self.archive.exists():
+                raise
+            log(f"warning: the template is older than a week and stays so: {error}")
 
     def _build(self, settings: HostSettings, log: Log) -> None:
         started = time.monotonic()
@@ -161,18 +173,24 @@ def _chroot(root: Path, script: str, what: str) -> None:
     sandbox(prepare + run_inside, root, script, *environment, what=what)
 
 
-@functools.cache
 def _architecture() -> str:
-    return run(["dpkg", "--print-architecture"], "asking for the architecture").strip()
+    """Debian's name for this machine."""
+    machine = platform.machine()
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(cache: Path, log: Log) -> Iterator[None]:
     """One lab at a time makes the template; the others wait for it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        cache.mkdir(parents=True, exist_ok=True)
+        cache.chmod(0o700)  # images hold setuid programs that are not this host's
+        with open(cache / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log("waiting for another lab that makes the template")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as error:
-        raise DriverError(f"making the template in {path.parent} failed: {error.strerror}") from error
+        raise DriverError(f"making the template in {cache} failed: {error.strerror}") from error

@@ -127,6 +127,18 @@ def test_shutdown_is_heard_even_by_a_guest_that_only_just_started(shell: Shell, 
     shell.wait(spec.nics[0].address)
 
 
+def test_a_guest_that_reboots_itself_comes_back(shell: Shell, driver: LxcDriver) -> None:
+    address = shell.make(101).nics[0].address
+    before = driver.usage(101).pid
+    shell.ssh(address, "systemctl reboot", check=False)
+    deadline = time.monotonic() + 30
+    while driver.usage(101).pid in (None, before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    shell.wait(address)
+    assert driver.usage(101).pid not in (None, before)
+    driver.stop(101, unheard)
+
+
 def test_a_guest_that_does_not_listen_fails_the_shutdown_and_can_be_stopped(shell: Shell, driver: LxcDriver) -> None:
     address = shell.make(101).nics[0].address
     unit = "[Service]\\nType=oneshot\\nRemainAfterExit=yes\\nExecStart=true\\nExecStop=sleep 60\\nTimeoutStopSec=90"

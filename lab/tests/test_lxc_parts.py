@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+import shutil
 import tarfile
+import time
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
-from lab.drivers import DriverSettings
+from lab.drivers import DriverSettings, lxc_host, lxc_template
 from lab.drivers import lxc_proc as proc
 from lab.drivers.base import DriverError, GuestSpec, Nic
 from lab.drivers.lxc import LxcDriver
 from lab.drivers.lxc_adopt import HostSettings, apt_settings, certificates, mirrors, nameservers, pip_settings, proxies
 from lab.drivers.lxc_config import Controllers, check, container, guest_files, identity_files, limits, with_leases
 from lab.drivers.lxc_guest import Guests
-from lab.drivers.lxc_host import run
+from lab.drivers.lxc_host import lacking_capabilities, run
 from lab.drivers.lxc_leases import Leases, pool
 from lab.drivers.lxc_network import Network
 from lab.drivers.lxc_rootfs import as_tar
+from lab.drivers.lxc_template import Templates
 
 NIC = Nic("eth0", "BC:24:11:00:00:01", "vmbr0", "10.9.8.7/24", "10.9.8.1")
 SPEC = GuestSpec(vmid=105, kind="lxc", hostname="redis-cache", cores=2, memory_mib=256, nics=(NIC,))
@@ -39,7 +43,7 @@ def test_container_gets_its_interface_on_the_labs_bridge() -> None:
     assert text["lxc.net.0.link"] == "nhilab9"
     assert text["lxc.net.0.veth.pair"] == "nl1234567"
     assert text["lxc.net.0.hwaddr"] == NIC.mac
-    assert text["lxc.net.0.ipv4.address"] == "10.9.8.7/24"
+    assert text["lxc.net.0.ipv4.address"] == "10.9.8.7/24 10.9.8.255"
     assert text["lxc.net.0.ipv4.gateway"] == "10.9.8.1"
     assert text["lxc.uts.name"] == "redis-cache"
 
@@ -302,3 +306,65 @@ def test_numbers_are_read_from_both_cgroup_versions(tmp_path: Path, monkeypatch:
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def templates(tmp_path: Path, age_days: float) -> Templates:
+    """A cache with an archive of that age, unpacked already."""
+    made = Templates(tmp_path / "cache", tmp_path / "images")
+    write(made.archive, "archive")
+    os.utime(made.archive, (time.time() - age_days * 86400,) * 2)
+    write(made.archive.parent / made._key(HostSettings()) / "rootfs/etc/issue", "Debian")
+    return made
+
+
+def refuse(*_: object, **__: object) -> str:
+    raise DriverError("debootstrap failed: no network")
+
+
+def test_a_fresh_template_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = templates(tmp_path, age_days=6)
+    monkeypatch.setattr(Templates, "_build", refuse)
+    monkeypatch.setattr(lxc_template, "link_tree", shutil.copytree)
+    assert (made.ensure(HostSettings(), print) / "etc/issue").read_text() == "Debian"
+
+
+def test_an_old_template_is_kept_with_a_warning_when_no_new_one_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, log = templates(tmp_path, age_days=8), list[str]()
+    monkeypatch.setattr(Templates, "_build", refuse)
+    monkeypatch.setattr(lxc_template, "link_tree", shutil.copytree)
+    assert (made.ensure(HostSettings(), log.append) / "etc/issue").read_text() == "Debian"
+    assert log == ["warning: the template is older than a week and stays so: debootstrap failed: no network"]
+
+
+def test_without_any_template_the_reason_is_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Templates, "_build", refuse)
+    with pytest.raises(DriverError, match="no network"):
+        Templates(tmp_path / "cache", tmp_path / "images").ensure(HostSettings(), print)
+
+
+def test_images_that_no_guest_needs_are_removed(tmp_path: Path) -> None:
+    made = Templates(tmp_path / "cache", tmp_path / "images")
+    for name in ("empty", "image-used", "image-old", "image-new.partial"):
+        (made.images / name / "rootfs").mkdir(parents=True)
+    made.remove_unused({made.images / "image-used/rootfs"})
+    assert {path.name for path in made.images.iterdir()} == {"empty", "image-used"}
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [("CapEff:\t000001ffffffffff\n", []), ("Name: x\nCapEff:\t00000000a80425fb\n", ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"])],
+)
+def test_a_root_without_the_needed_capabilities_is_recognised(status: str, expected: list[str]) -> None:
+    assert lacking_capabilities(status) == expected
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("shutil.which", lambda name: None if name in ("lxc-start", "debootstrap") else name)
+    monkeypatch.setattr(lxc_host, "DEBIAN_KEYRING", Path("/"))
+    assert lxc_host.why_unusable() == "packages are missing: apt-get install debootstrap lxc"
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert lxc_host.why_unusable() == "containers need root"
