@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Scan a Proxmox VE cluster: what to read, in which order, and how to write it down without losing anything.
 
-A scan is one ``/cluster/resources`` (and ``/version`` beside it), then details only of guests that are new, changed
-or due, then probes of what the guests offer. It fails only when the first call fails or shows nothing that could be
-true; everything else that can not be read becomes a stale fact and an alert.
+A scan is one ``/cluster/resources`` (with ``/version`` and ``/cluster/tasks`` beside it), then details only of guests
+that are new, changed, lately touched by a task, or due, then probes of what the guests offer. It fails only when the
+first call fails or shows nothing that could be true; everything else that can not be read becomes a stale fact and an
+alert.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from .scan_facts import (
 from .scan_guests import GuestReader, GuestReading
 from .scan_memory import ScanMemory
 from .scan_options import ScanOptions
-from .scan_rows import Resources, sort_rows
+from .scan_rows import Resources, guest_activity, sort_rows
 from .state_document import Document, format_time, parse_time, utc_now
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Scanner:
         self._options = options
         self._identity = identity
         self._durations: dict[str, float] = {}
+        self._tasks: list[Mapping[str, Any]] = []
 
     def scan(self, previous: Document | None) -> ScanResult:
         """Read everything; previous is what the last scan left."""
@@ -120,13 +122,15 @@ class Scanner:
             self._durations[name] = round(time.perf_counter() - started, 4)
 
     def _overview(self, old: Mapping[str, Any] | None) -> tuple[Resources, dict[str, Any]]:
-        """The cluster's rows, and its version and name; only the rows are indispensable."""
+        """The cluster's rows, and its version, name and tasks; only the rows are indispensable."""
         known = old["cluster"]["name"] if old and self._memory.guests else None
-        with ThreadPoolExecutor(3) as pool:
+        with ThreadPoolExecutor(4) as pool:
             rows = pool.submit(self._client.get, "/cluster/resources")
             version = pool.submit(self._optional, "/version")
+            tasks = pool.submit(self._optional, "/cluster/tasks")
             name = None if known else pool.submit(self._optional, "/cluster/status")
             resources = sort_rows(rows.result() or ())
+            self._tasks = tasks.result() or []
             cluster = {
                 "name": known or (_cluster_name(name.result()) if name else None),
                 "version": (version.result() or {}).get("version"),
@@ -165,7 +169,8 @@ class Scanner:
         reader = GuestReader(
             self._client, self._options.lifetimes, per_node=self._options.per_node, now=observed.timestamp()
         )
-        readings = reader.read_all(alive, self._memory.guests, everything=self._options.everything)
+        activity = guest_activity(self._tasks, observed.timestamp())
+        readings = reader.read_all(alive, self._memory.guests, activity, everything=self._options.everything)
         for vmid, reading in readings.items():
             if reading.memory is not None:
                 self._memory.guests[vmid] = reading.memory
@@ -234,7 +239,7 @@ class Scanner:
         down = rules.newly_stopped(guests, previous["infrastructure"]["guests"])
         if down:
             seen = parse_time(previous["meta"]["generated_at"]) - timedelta(seconds=_STOP_SEEN_BEFORE_SECONDS)
-            down -= rules.stopped_by_task(self._optional("/cluster/tasks") or (), seen.timestamp())
+            down -= rules.stopped_by_task(self._tasks, seen.timestamp())
         return down | rules.still_down(previous["alerts"])
 
 

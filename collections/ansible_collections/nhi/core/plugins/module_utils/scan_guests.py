@@ -36,6 +36,8 @@ _FAILURES_UNTIL_NODE_IS_LEFT_ALONE = 2
 _YOUNG_SECONDS = 300.0
 _YOUNG_RETRY_SECONDS = 30.0
 _MAX_CONNECTIONS = 64
+# Status and numbers of a row are broadcast every 10 s and cached for 2 s on the way; clocks differ a little.
+_LAG_SECONDS = 15.0
 _STATUS_KEYS = (
     *("name", "status", "template", "tags", "lock", "uptime"),
     *("cpu", "mem", "maxmem", "disk", "maxdisk"),
@@ -68,6 +70,8 @@ class GuestReading:
     gone: bool = False
     error: ProxmoxError | None = None
     asked: bool = False
+    activity: float = 0.0
+    confirmed: bool = False
 
     @property
     def running(self) -> bool:
@@ -87,11 +91,17 @@ class GuestReader:
         self._failures_lock = threading.Lock()
 
     def read_all(
-        self, rows: Mapping[int, Row], memories: Mapping[int, GuestMemory], *, everything: bool = False
+        self,
+        rows: Mapping[int, Row],
+        memories: Mapping[int, GuestMemory],
+        activity: Mapping[int, float],
+        *,
+        everything: bool = False,
     ) -> dict[int, GuestReading]:
-        """A reading of every guest; with everything, nothing remembered is trusted."""
+        """A reading of every guest; activity is when a task last touched it, with everything no memory is trusted."""
         readings = {
-            vmid: GuestReading(vmid, row, None if everything else memories.get(vmid)) for vmid, row in rows.items()
+            vmid: GuestReading(vmid, row, None if everything else memories.get(vmid), activity=activity.get(vmid, 0.0))
+            for vmid, row in rows.items()
         }
         due = [(str(r.row["node"]), r) for r in readings.values() if self._is_due(r)]
         run_in_lanes(due, self._read, per_lane=self._per_node, in_total=_MAX_CONNECTIONS)
@@ -106,15 +116,22 @@ class GuestReader:
 
     def _is_due(self, reading: GuestReading) -> bool:
         return (
-            is_vague(reading.row)
+            self._row_may_lag(reading)
             or self._config_is_due(reading)
             or self._live_is_due(reading)
-            or _is_doubtful(reading.row, reading.memory)
+            or _is_doubtful(reading)
         )
+
+    def _row_may_lag(self, reading: GuestReading) -> bool:
+        """Whether the guest is new, or a task touched it so lately that its row may not show it yet."""
+        return is_vague(reading.row) or self._now - reading.activity < _LAG_SECONDS
 
     def _config_is_due(self, reading: GuestReading) -> bool:
         memory = reading.memory
         if memory is None or memory.config_at is None or memory.signature != row_signature(reading.row):
+            return True
+        # No comparison with our own clock: that of the node may differ.
+        if reading.activity and reading.activity != memory.activity:
             return True
         return self._now - memory.config_at > spread(self._lifetimes.config_seconds, reading.vmid)
 
@@ -137,11 +154,11 @@ class GuestReader:
             return
         reading.asked = True
         try:
-            if is_vague(reading.row):
+            if self._row_may_lag(reading):
                 self._read_status(reading)
             if self._config_is_due(reading):
                 self._read_config(reading)
-            if _is_doubtful(reading.row, reading.memory):
+            if _is_doubtful(reading):
                 self._read_status(reading)
             if reading.memory is not None and self._live_is_due(reading):
                 self._read_live(reading, reading.memory)
@@ -159,6 +176,7 @@ class GuestReader:
 
     def _read_status(self, reading: GuestReading) -> None:
         current = self._client.get(self._path(reading, "status", "current"))
+        reading.confirmed = True
         known = {key: current[key] for key in _STATUS_KEYS if current.get(key) is not None}
         reading.row = {**reading.row, **known, "maxcpu": current.get("cpus", reading.row.get("maxcpu"))}
 
@@ -168,6 +186,7 @@ class GuestReader:
         memory = old or GuestMemory(signature=[])
         memory.signature = row_signature(reading.row)
         memory.config_at = self._now
+        memory.activity = reading.activity
         memory.digest = config.get("digest")
         memory.protection = str(config.get("protection", "0")) == "1"
         memory.onboot = str(config.get("onboot", "0")) == "1"
@@ -232,12 +251,13 @@ def _has_live_addresses(row: Row, memory: GuestMemory) -> bool:
     return needs_live_addresses(memory.nics) and (row["type"] == "lxc" or memory.agent)
 
 
-def _is_doubtful(row: Row, memory: GuestMemory | None) -> bool:
-    """Whether "stopped" may be what the row says of a guest that was started up to 10 s ago.
+def _is_doubtful(reading: GuestReading) -> bool:
+    """Whether "stopped" may be what the row says of a guest that was started up to 10 s ago, by a task we can not see.
 
     Asked once, when it is news: of a guest that ran at the last scan, or that should have started with its node.
     """
-    if memory is None or row.get("status") != "stopped" or int(row.get("template") or 0):
+    row, memory = reading.row, reading.memory
+    if memory is None or reading.confirmed or row.get("status") != "stopped" or int(row.get("template") or 0):
         return False
     return memory.status == "running" or (memory.onboot and memory.status != "stopped")
 

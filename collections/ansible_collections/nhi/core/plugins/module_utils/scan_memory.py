@@ -34,6 +34,7 @@ class GuestMemory:
     status: str = ""
     started: float | None = None
     config_at: float | None = None
+    activity: float = 0.0
     digest: str | None = None
     protection: bool | None = None
     onboot: bool = False

@@ -142,6 +142,16 @@ def row_signature(row: Row) -> list[Any]:
     ]
 
 
+def guest_activity(tasks: Iterable[Row], now: float) -> dict[int, float]:
+    """When a task last touched each guest, of the tasks that the token may see; one that still runs does it now."""
+    activity: dict[int, float] = {}
+    for task in tasks:
+        if str(task.get("id", "")).isdigit():
+            vmid, ended = int(task["id"]), float(task.get("endtime") or now)
+            activity[vmid] = max(ended, activity.get(vmid, 0.0))
+    return activity
+
+
 def _whole(value: Any) -> int | None:
     try:
         return max(0, int(value))

@@ -96,7 +96,7 @@ def test_a_static_container_costs_one_call_and_is_found(cluster: FakeCluster, sc
     assert (found["freshness"], found["health"]) == ("fresh", "unknown")
 
 
-def test_a_second_scan_of_an_unchanged_lab_asks_two_questions_and_reports_no_change(
+def test_a_second_scan_of_an_unchanged_lab_asks_three_questions_and_reports_no_change(
     cluster: FakeCluster, scan: Scan
 ) -> None:
     cluster.interfaces(cluster.lxc(101, "web", "dhcp"), "10.0.0.50")
@@ -104,7 +104,7 @@ def test_a_second_scan_of_an_unchanged_lab_asks_two_questions_and_reports_no_cha
     first = scan()
     assert (first.changed, first.result.kind) == (True, "cold")
     second = scan()
-    assert sorted(cluster.asked) == ["/cluster/resources", "/version"]
+    assert sorted(cluster.asked) == ["/cluster/resources", "/cluster/tasks", "/version"]
     assert (second.changed, second.result.kind, second.changed_guests) == (False, "warm", [])
     assert guest(second, 101)["address"] == "10.0.0.50"
     assert guest(second, 102)["address"] == "10.0.0.51"
@@ -134,7 +134,7 @@ def test_a_changed_row_brings_the_configuration_of_that_guest_only(
     row.update(change)
     cluster.config(row)["digest"] = "new-digest"
     report = scan()
-    assert sorted(cluster.asked) == ["/cluster/resources", "/nodes/pve/lxc/101/config", "/version"]
+    assert [path for path in cluster.asked if path.startswith("/nodes")] == ["/nodes/pve/lxc/101/config"]
     assert guest(report, 101)["config_digest"] == "new-digest"
     assert [item["vmid"] for item in report.changed_guests] == [101]
 
@@ -234,6 +234,36 @@ def test_a_stopped_guest_is_asked_about_once(cluster: FakeCluster, scan: Scan) -
     cluster.forget()
     assert "guest-down:101" in alert_ids(scan())
     assert not any(path.endswith("status/current") for path in cluster.asked)
+
+
+def test_a_row_that_still_shows_what_a_task_just_ended_is_asked_about(cluster: FakeCluster, scan: Scan) -> None:
+    row = cluster.lxc(101, "web")
+    scan()
+    ended = time.time() - 5
+    cluster.answers["/cluster/tasks"] = [{"type": "vzstop", "id": "101", "starttime": ended - 1, "endtime": ended}]
+    cluster.answers[f"{cluster.path(row)}/status/current"] = {"status": "stopped", "name": "web", "cpus": 2}
+    for _again in range(2):
+        report = scan()
+        assert (guest(report, 101)["status"], guest(report, 101)["health"]) == ("stopped", "stopped")
+        assert alert_ids(report) == []
+
+
+def test_a_task_that_ended_long_ago_brings_the_configuration_once(cluster: FakeCluster, scan: Scan) -> None:
+    row = cluster.lxc(101, "web")
+    scan()
+    cluster.answers["/cluster/tasks"] = [{"type": "vzrollback", "id": "101", "starttime": 5.0, "endtime": 9.0}]
+    cluster.config(row)["digest"] = "as-it-was"
+    assert guest(scan(), 101)["config_digest"] == "as-it-was"
+    scan()
+    assert not any("config" in path for path in cluster.asked)
+
+
+def test_tasks_without_a_guest_or_that_can_not_be_listed_are_no_matter(cluster: FakeCluster, scan: Scan) -> None:
+    cluster.lxc(101, "web")
+    cluster.answers["/cluster/tasks"] = [{"type": "vzdump", "id": ""}, {"type": "download", "id": "debian"}]
+    assert guest(scan(), 101)["freshness"] == "fresh"
+    cluster.answers["/cluster/tasks"] = PermissionDeniedError("no")
+    assert guest(scan(), 101)["freshness"] == "fresh"
 
 
 def test_a_guest_that_is_gone_when_asked_is_left_out(cluster: FakeCluster, scan: Scan) -> None:
@@ -447,7 +477,8 @@ def test_a_guest_that_a_task_stopped_is_not_down(cluster: FakeCluster, scan: Sca
     row = cluster.lxc(101, "web")
     scan()
     row["status"] = "stopped"
-    cluster.answers["/cluster/tasks"] = [{"type": "vzshutdown", "id": "101", "starttime": time.time()}]
+    stop = {"type": "vzshutdown", "id": "101", "starttime": time.time() - 31, "endtime": time.time() - 30}
+    cluster.answers["/cluster/tasks"] = [stop]
     assert alert_ids(scan()) == []
     assert alert_ids(scan()) == []
 
@@ -456,7 +487,8 @@ def test_an_old_stop_does_not_excuse_a_new_one(cluster: FakeCluster, scan: Scan)
     row = cluster.lxc(101, "web")
     scan()
     row["status"] = "stopped"
-    cluster.answers["/cluster/tasks"] = [{"type": "vzstop", "id": "101", "starttime": time.time() - 3600}]
+    stop = {"type": "vzstop", "id": "101", "starttime": time.time() - 3600, "endtime": time.time() - 3599}
+    cluster.answers["/cluster/tasks"] = [stop]
     assert alert_ids(scan()) == ["guest-down:101"]
 
 
