@@ -14,7 +14,8 @@ if [ -d .lab ]; then
     }
     rm -rf .lab
     # What the lab's guests were found to be; a state of real guests is not touched.
-    rm -rf infrastructure/state.json* infrastructure/*.lock infrastructure/scan_cache.json infrastructure/known_hosts
+    rm -rf infrastructure/state.json* infrastructure/*.lock infrastructure/scan_cache.json* infrastructure/reservations.json* \
+        infrastructure/known_hosts*
 elif [ -e infrastructure/state.json ]; then
     echo "infrastructure/state.json stays: it is not known to be of a lab made here"
 fi
