@@ -16,7 +16,7 @@ from lab.server.call import Call
 from lab.server.errors import bad_parameter, failure
 from lab.server.router import guest_route, route
 from lab.server.schema import load
-from lab.tasks import Task
+from lab.tasks import Task, TaskError
 
 NOT_OPTIONS = {"digest", "delete", "revert", "skiplock", "force", "background_delay", "import-working-storage"}
 REQUIRED = {"lxc": {"arch", "hostname", "memory", "ostype", "rootfs", "swap"}, "qemu": set()}
@@ -146,25 +146,34 @@ async def destroy(call: Call) -> str:
     if guest.config.get("protection"):
         raise failure(f"can't remove {kind.label} {guest.vmid} - protection mode enabled")
     call.refuse_skiplock()
-    call.lab.check_lock(guest)
+    _check_lock_to_destroy(call, guest)
     force = bool(call.params.get("force"))
-    running = (await call.lab.usage(guest.vmid)).running
-    if running and not force:
-        container = f"unable to destroy CT {guest.vmid} - container is running"
-        raise failure(container if call.kind == "lxc" else f"VM {guest.vmid} is running - destroy failed")
+    is_running = f"VM {guest.vmid} is running - destroy failed"
+    if call.kind == "lxc":
+        is_running = f"unable to destroy CT {guest.vmid} - container is running"
+    if (await call.lab.usage(guest.vmid)).running and not force:
+        raise failure(is_running)
 
     async def work(task: Task) -> None:
         async with call.lab.config_lock(kind, guest.vmid):
             current = call.lab.guest(call.node, call.kind, guest.vmid)
-            call.lab.check_lock(current)
-            current.config["lock"] = "destroyed"
-            call.lab.store.guests.save(guest.vmid)
+            _check_lock_to_destroy(call, current)
             if (await call.lab.usage(guest.vmid)).running:
+                if not force:
+                    raise TaskError(is_running)
                 task.log(f"forced to stop {kind.label} {guest.vmid} before destroying!")
                 await task.drive(call.lab.driver.stop, guest.vmid, task.log)
+            current.config["lock"] = "destroyed"
+            call.lab.store.guests.save(guest.vmid)
             await task.drive(call.lab.driver.destroy, guest.vmid, task.log)
             for storage in storages_of(current.config):
                 task.log(f"purged the guest's volumes from storage '{storage}'")
             call.lab.store.remove_guest(guest.vmid)
 
     return begin(call, "destroy", work)
+
+
+def _check_lock_to_destroy(call: Call, guest: Guest) -> None:
+    """A removal that was cut off can be asked for again."""
+    if guest.lock != "destroyed":
+        call.lab.check_lock(guest)

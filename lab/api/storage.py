@@ -112,14 +112,11 @@ async def content(call: Call) -> Any:
     storage = call.lab.storage(call.params["storage"])
     wanted, vmid = call.params.get("content"), call.params.get("vmid")
     found: list[dict[str, Any]] = []
-    if wanted in (None, "vztmpl") and "vztmpl" in storage.content and vmid is None:
+    if "vztmpl" in storage.content:
         found += await _templates(call.lab, storage)
-    if wanted in (None, "backup"):
-        found += [shown_backup(backup) for backup in _backups(call, storage) if vmid in (None, backup.vmid)]
-    if wanted in (None, "images", "rootdir"):
-        found += [image for image in _images(call, storage) if vmid in (None, image["vmid"])]
-        found = [entry for entry in found if wanted in (None, entry["content"], "vztmpl", "backup")]
-    return found
+    found += [shown_backup(backup) for backup in _backups(call, storage)]
+    found += _images(call, storage)
+    return [entry for entry in found if wanted in (None, entry["content"]) and vmid in (None, entry.get("vmid"))]
 
 
 async def _templates(lab: Lab, storage: Storage) -> list[dict[str, Any]]:

@@ -118,7 +118,7 @@ class Dispatcher:
         return await route.handler(call)
 
     def _check_node(self, node: str) -> None:
-        if node not in self._lab.config.nodes and node != "localhost":
+        if node not in self._lab.config.nodes:
             text = (
                 f"hostname lookup '{node}' failed - failed to get address info for: {node}: Name or service not known"
             )

@@ -1,0 +1,125 @@
+"""`python -m lab` as a person uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import pidfile
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lab(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lab", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False)
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def up(tmp_path: Path, port: int) -> Iterator[Path]:
+    directory = tmp_path / "lab"
+    started = lab("up", "--driver", "memory", "--port", str(port), "--dir", directory, "--auth-delay", "0")
+    assert started.returncode == 0, started.stderr
+    yield directory
+    lab("down", "--dir", directory)
+
+
+def test_up_is_said_once_and_repeated_without_harm(up: Path, port: int) -> None:
+    again = lab("up", "--dir", up)
+    assert again.returncode == 0
+    assert f"already up: https://127.0.0.1:{port}/api2/json" in again.stdout
+
+
+def test_down_removes_all_it_made(up: Path) -> None:
+    ended = lab("down", "--dir", up)
+    assert ended.returncode == 0
+    assert not up.exists()
+    assert lab("down", "--dir", up).returncode == 0
+
+
+def test_down_keeps_what_it_did_not_make(up: Path) -> None:
+    (up / "notes.txt").write_text("mine")
+    lab("down", "--dir", up)
+    assert [path.name for path in up.iterdir()] == ["notes.txt"]
+
+
+def test_a_stopped_lab_goes_on_as_it_was(up: Path, port: int) -> None:
+    secret = (up / "env").read_text()
+    assert lab("down", "--keep", "--dir", up).returncode == 0
+    assert lab("status", "--dir", up).returncode == 3
+    assert lab("up", "--dir", up).returncode == 0
+    assert (up / "env").read_text() == secret
+    assert json.loads(lab("status", "--json", "--dir", up).stdout)["port"] == port
+
+
+def test_a_stopped_lab_does_not_change_its_network(up: Path) -> None:
+    lab("down", "--keep", "--dir", up)
+    refused = lab("up", "--dir", up, "--subnet", "10.99.0.0/24")
+    assert refused.returncode == 1
+    assert "was made with another subnet" in refused.stderr
+
+
+def test_a_killed_daemon_is_noticed_and_started_again(up: Path) -> None:
+    before = json.loads(lab("status", "--json", "--dir", up).stdout)["pid"]
+    crashed = lab("fault", "crash", "--dir", up)
+    assert crashed.returncode == 0, crashed.stderr
+    assert json.loads(lab("status", "--json", "--dir", up).stdout)["pid"] not in (None, before)
+
+
+def test_a_pid_without_its_lock_is_never_believed(tmp_path: Path) -> None:
+    file = tmp_path / "daemon.pid"
+    file.write_text(f"{os.getpid()}\n")  # alive, but no daemon
+    assert pidfile.running_pid(file) is None
+    with pidfile.hold(file):
+        assert pidfile.running_pid(file) == os.getpid()
+        with pytest.raises(pidfile.AlreadyRunning):
+            pidfile.hold(file)
+    assert pidfile.running_pid(file) is None
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 1
+    assert "Traceback" not in result.stdout + result.stderr
+    [line] = result.stderr.splitlines()
+    return line
+
+
+def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    assert "is not empty and no lab" in one_line(lab("up", "--driver", "memory", "--dir", tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = lab("up", "--driver", "memory", "--port", str(port), "--dir", tmp_path / "lab")
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in refused.stdout
+    assert "did not start" in one_line(refused)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--subnet", "10.0.0.0/30"), ("--subnet", "here"), ("--nodes", "a,a")])
+def test_settings_that_cannot_work_are_refused_before_anything_is_made(tmp_path: Path, option: str, value: str) -> None:
+    assert option in one_line(lab("up", "--driver", "memory", "--dir", tmp_path / "lab", option, value))
+    assert not (tmp_path / "lab").exists()
+
+
+def test_status_without_a_lab_says_how_to_start_one(tmp_path: Path) -> None:
+    assert "python -m lab up" in one_line(lab("status", "--dir", tmp_path))
