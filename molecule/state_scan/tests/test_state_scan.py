@@ -1,0 +1,99 @@
+"""What a user of the role relies on, seen on the guest."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+import pytest
+
+DIRECTORY = "/var/lib/nhi"
+SECRET_FILE = "/etc/nhi/credentials/proxmox_token_secret"
+
+
+@pytest.fixture
+def secret() -> str:
+    return os.environ["PROXMOX_READER_TOKEN_SECRET"]
+
+
+def show(host: Any, unit: str, name: str) -> str:
+    return str(host.check_output("systemctl show --value --property=%s %s", name, unit)).strip()
+
+
+def test_the_next_scan_is_scheduled_within_five_minutes_also_after_a_reboot(host: Any) -> None:
+    timer = host.service("nhi-scan.timer")
+    assert timer.is_running
+    assert timer.is_enabled
+
+    due = show(host, "nhi-scan.timer", "NextElapseUSecRealtime")
+    seconds = int(host.check_output("date --date=%s +%%s", due)) - int(host.check_output("date +%s"))
+
+    assert 0 <= seconds <= 320
+
+
+def test_the_first_scan_left_a_valid_state_that_names_the_guest_itself(host: Any) -> None:
+    assert host.run(f"/usr/local/bin/nhi state validate --state-dir {DIRECTORY}").rc == 0
+    state = json.loads(host.file(f"{DIRECTORY}/state.json").content)
+
+    assert "molecule-state-scan" in [guest["name"] for guest in state["infrastructure"]["guests"]]
+    assert state["meta"]["generated_by"]["actor"] == "nhi"
+
+
+def test_a_scan_on_demand_brings_the_state_up_to_date(host: Any) -> None:
+    def revision() -> int:
+        return int(json.loads(host.file(f"{DIRECTORY}/state.json").content)["meta"]["revision"])
+
+    before = revision()
+    host.check_output("systemctl start nhi-scan.service")
+
+    assert revision() > before
+
+
+def test_the_state_is_readable_for_the_group_only(host: Any) -> None:
+    directory, state = host.file(DIRECTORY), host.file(f"{DIRECTORY}/state.json")
+
+    assert (directory.user, directory.group, directory.mode) == ("nhi", "nhi", 0o750)
+    assert (state.user, state.group) == ("nhi", "nhi")
+    assert host.run("runuser -u nobody -- cat %s", state.path).rc != 0
+    assert host.run("runuser -u nobody -g nhi -- cat %s", state.path).rc == 0
+
+
+def test_the_secret_is_in_one_file_that_only_root_reads(host: Any, secret: str) -> None:
+    kept = host.file(SECRET_FILE)
+
+    assert (kept.user, kept.group, kept.mode) == ("root", "root", 0o600)
+    assert kept.content_string.strip() == secret
+    assert host.run("runuser -u nhi -- cat %s", SECRET_FILE).rc != 0
+    found = host.run(f"grep --recursive --files-with-matches --fixed-strings {secret} /etc /opt/nhi /var/lib/nhi")
+    assert found.stdout.split() == [SECRET_FILE]
+
+
+def test_the_secret_is_in_no_command_line_and_no_journal(host: Any, secret: str) -> None:
+    host.check_output("systemctl start --no-block nhi-scan.service")
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        assert secret not in host.check_output("cat /proc/[0-9]*/cmdline 2>/dev/null; true")
+    assert secret not in host.check_output("journalctl --no-pager")
+    assert secret not in host.check_output("systemctl show nhi-scan.service")
+
+
+def test_settings_are_not_for_everybody(host: Any) -> None:
+    settings = host.file("/etc/nhi/nhi.toml")
+
+    assert (settings.user, settings.group, settings.mode) == ("root", "nhi", 0o640)
+
+
+def test_the_scan_runs_as_a_user_that_can_not_log_in_and_in_a_sandbox(host: Any) -> None:
+    assert host.user("nhi").shell == "/usr/sbin/nologin"
+    assert show(host, "nhi-scan.service", "User") == "nhi"
+    assert show(host, "nhi-scan.service", "NoNewPrivileges") == "yes"
+    assert show(host, "nhi-scan.service", "ProtectSystem") == "strict"
+
+
+def test_the_program_belongs_to_root(host: Any) -> None:
+    program = host.file(host.check_output("readlink --canonicalize /usr/local/bin/nhi"))
+
+    assert program.user == "root"
+    assert program.mode & 0o022 == 0
