@@ -123,7 +123,8 @@ class Scanner:
 
     def _overview(self, old: Mapping[str, Any] | None) -> tuple[Resources, dict[str, Any]]:
         """The cluster's rows, and its version, name and tasks; only the rows are indispensable."""
-        known = old["cluster"]["name"] if old and self._memory.guests else None
+        # A node that is no member of a cluster has no name to ask for again.
+        known = old["cluster"] if old and self._memory.guests else None
         with ThreadPoolExecutor(4) as pool:
             rows = pool.submit(self._client.get, "/cluster/resources")
             version = pool.submit(self._optional, "/version")
@@ -132,7 +133,7 @@ class Scanner:
             resources = sort_rows(rows.result() or ())
             self._tasks = tasks.result() or []
             cluster = {
-                "name": known or (_cluster_name(name.result()) if name else None),
+                "name": known["name"] if known else _cluster_name(name.result() if name else None),
                 "version": (version.result() or {}).get("version"),
                 "observed_at": format_time(utc_now()),
                 "source": "api:/version",

@@ -15,9 +15,10 @@ author:
 description:
   - Reads nodes, guests, addresses and storage from the Proxmox VE API, asks the services that guests offer whether they
     are well, computes alerts, and writes all of it to C(state.json).
-  - Scans are cheap. One call lists everything, details are read only of guests that are new, changed or due, a few at a
-    time per node, and agents that do not answer are not asked again for a while. What to ask again is remembered in
-    C(scan_cache.json) beside the state; without it the next scan reads everything.
+  - Scans are cheap. Three calls tell what there is and what happened lately; details are read only of guests that are
+    new, changed, lately touched by a task, or due, a few at a time per node, and agents that do not answer are not
+    asked again for a while. What to ask again is remembered in C(scan_cache.json) beside the state; without it the next
+    scan reads everything.
   - A node or guest that can not be read never fails the scan. Its last known facts are kept as V(stale), with the time
     they were observed, and an alert is raised. The scan fails when the API can not be reached or refuses the token,
     and when the token is allowed to see no guest at all.
@@ -139,7 +140,7 @@ api_calls:
   description: Number of requests to the API.
   returned: success
   type: int
-  sample: 2
+  sample: 3
 kind:
   description: V(cold) when nothing was remembered and every guest was read, else V(warm).
   returned: success
