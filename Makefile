@@ -61,7 +61,7 @@ e2e: ## Run the journeys: in memory, and on real containers when root
 
 molecule: ## Run the role scenarios on real containers (root)
 	@scripts/bootstrap.sh test
-	@$(python) -m pytest -m lxc tests/test_molecule.py
+	@$(python) scripts/molecule.py
 
 fix: ## Let ruff mend and format what it can
 	@scripts/bootstrap.sh dev

@@ -1,6 +1,6 @@
 """Every suite, one after the other, with what each prints; one line for each at the end.
 
-Usage: test.py [check|slow|e2e|lxc]...
+Usage: test.py [check|slow|e2e|lxc|molecule]...
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def suites() -> list[Suite]:
         Suite("check", "linters, types, sanity, documentation, fast tests", ["python", SCRIPTS / "check.py", "all"]),
         Suite("slow", "crash tests and races", pytest("slow and not lxc and not e2e", *places)),
         Suite("e2e", "journeys against a lab in memory", pytest("e2e and not lxc", "tests")),
-        Suite("lxc", "the lab, the roles and the journeys on real containers", pytest("lxc", *places), root_only=True),
+        Suite("lxc", "the lab and the journeys on real containers", pytest("lxc", *places), root_only=True),
+        Suite("molecule", "the roles on real containers", ["python", SCRIPTS / "molecule.py"], root_only=True),
     ]
 
 

@@ -148,6 +148,14 @@ def tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever starts a lab of its own is a journey, and no part of the fast checks."""
+    for item in items:
+        if "memory_lab" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.e2e)
+
+
 @contextlib.contextmanager
 def running_lab(directory: Path, *options: str) -> Iterator[Lab]:
     lab = Lab(directory, free_port())
