@@ -66,7 +66,8 @@ ALTERNATIVES = [
 
 class TestOneCheckPerMethod:
     @pytest.fixture(scope="class")
-    def ids(self, world: World) -> dict[str, int]:
+    @classmethod
+    def ids(cls, world: World) -> dict[str, int]:
         return {"ct": world.container(), "vm": world.machine()}
 
     @pytest.mark.parametrize(("method", "path", "params", "where", "privileges"), ROWS)
@@ -216,7 +217,8 @@ class TestListsAreFiltered:
 
 class TestPrivilegeSeparation:
     @pytest.fixture(scope="class")
-    def vmid(self, world: World) -> int:
+    @classmethod
+    def vmid(cls, world: World) -> int:
         return world.container()
 
     def separated(self, world: World, user: dict[str, list[str]], token: dict[str, list[str]]) -> Api:
@@ -254,7 +256,8 @@ class TestPrivilegeSeparation:
 
 class TestPaths:
     @pytest.fixture(scope="class")
-    def vmid(self, world: World) -> int:
+    @classmethod
+    def vmid(cls, world: World) -> int:
         return world.container()
 
     def test_a_right_propagates_downwards(self, world: World, vmid: int) -> None:

@@ -131,7 +131,8 @@ class TestCreate:
 
 class TestChange:
     @pytest.fixture(scope="class")
-    def vmid(self, world: World) -> int:
+    @classmethod
+    def vmid(cls, world: World) -> int:
         return world.container()
 
     @pytest.mark.parametrize(("option", "privilege"), [row for row in OPTIONS if row[0] != "rootfs"])
@@ -187,15 +188,18 @@ def test_skiplock_is_for_root_only(world: World, not_root: Api) -> None:
 
 class TestBackup:
     @pytest.fixture(scope="class")
-    def vmid(self, world: World) -> int:
+    @classmethod
+    def vmid(cls, world: World) -> int:
         return world.container()
 
     @pytest.fixture(scope="class")
-    def store(self, world: World) -> str:
+    @classmethod
+    def store(cls, world: World) -> str:
         return world.storage_for("backup")
 
     @pytest.fixture(scope="class")
-    def archive(self, world: World, vmid: int, store: str) -> str:
+    @classmethod
+    def archive(cls, world: World, vmid: int, store: str) -> str:
         world.succeeds(world.root.post(f"/nodes/{NODE}/vzdump", vmid=vmid, storage=store, mode="stop"))
         content = world.root.get(f"/nodes/{NODE}/storage/{store}/content", content="backup", vmid=vmid).data
         return str(content[0]["volid"])
@@ -268,11 +272,13 @@ class TestBackup:
 
 class TestTasks:
     @pytest.fixture(scope="class")
-    def userid(self, world: World) -> str:
+    @classmethod
+    def userid(cls, world: World) -> str:
         return world.user({"/vms": ["VM.PowerMgmt"]})
 
     @pytest.fixture(scope="class")
-    def upid(self, world: World, userid: str) -> str:
+    @classmethod
+    def upid(cls, world: World, userid: str) -> str:
         return world.succeeds(world.token(userid, "first").post(ct(world.container(), "/status/start")))
 
     @pytest.mark.parametrize("leaf", ["status", "log"])

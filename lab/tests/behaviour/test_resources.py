@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lab.tests.behaviour.client import Api, expect
+from lab.tests.behaviour.process import command
 from lab.tests.behaviour.world import NODE, World, ct, until
 
 NUMBERS = {"cpu", "maxcpu", "mem", "maxmem", "disk", "maxdisk", "uptime"}
@@ -112,12 +113,11 @@ class TestRows:
 class TestLag:
     """The list is instant; names, numbers and status come with the next broadcast, every ten seconds."""
 
-    @pytest.fixture(scope="class")
-    def lagging(self, lab: Callable[..., World]) -> World:
-        return lab("--lag")
-
-    def test_a_new_guest_is_nameless_and_a_stopped_one_still_runs(self, lagging: World) -> None:
+    def test_a_new_guest_is_nameless_and_a_stopped_one_still_runs(self, lab: Callable[..., World]) -> None:
+        lagging = lab()
         ran = lagging.container(running=True)
+        command("down", lagging.directory, "--keep")
+        command("up", lagging.directory, "--lag")
         until(lambda: lagging.resources()[f"lxc/{ran}"]["status"] == "running", "first broadcast", 12)
         start = time.monotonic()
         lagging.succeeds(lagging.root.post(ct(ran, "/status/stop")))

@@ -122,7 +122,8 @@ class TestRollback:
 
 class TestBackups:
     @pytest.fixture(scope="class")
-    def store(self, world: World) -> str:
+    @classmethod
+    def store(cls, world: World) -> str:
         return world.storage_for("backup")
 
     def backup(self, world: World, vmid: int, store: str, **options: Any) -> dict[str, Any]:

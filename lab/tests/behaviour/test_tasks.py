@@ -16,21 +16,17 @@ NEVER_SEEN = f"UPID:{NODE}:00000001:00000002:60000000:vzstart:100:root@pam:"
 
 
 @pytest.fixture(scope="module")
-def made(world: World) -> str:
-    """The UPID of a create that a token of op@pve did."""
-    api = token_of_op(world)
-    return world.succeeds(world.create(api))
+def op(world: World) -> Api:
+    """The token priv of op@pve, who may do everything."""
+    assert world.root.post("/access/users", userid="op@pve").status == 200
+    assert world.root.put("/access/acl", path="/", roles="Administrator", users="op@pve").status == 200
+    return world.token("op@pve", "priv")
 
 
-_TOKENS: dict[int, Api] = {}
-
-
-def token_of_op(world: World) -> Api:
-    if world.port not in _TOKENS:
-        world.root.post("/access/users", userid="op@pve").data  # noqa: B018
-        world.root.put("/access/acl", path="/", roles="Administrator", users="op@pve").data  # noqa: B018
-        _TOKENS[world.port] = world.token("op@pve", "priv")
-    return _TOKENS[world.port]
+@pytest.fixture(scope="module")
+def made(world: World, op: Api) -> str:
+    """The UPID of a create that op@pve!priv did."""
+    return world.succeeds(world.create(op))
 
 
 class TestUpid:
@@ -110,8 +106,8 @@ class TestUpid:
 class TestStatus:
     COMMON = frozenset({"upid", "node", "pid", "pstart", "starttime", "type", "id", "user", "status"})
 
-    def test_running(self, world: World, slowly: None) -> None:
-        answer = world.create(token_of_op(world))
+    def test_running(self, world: World, op: Api, slowly: None) -> None:
+        answer = world.create(op)
         status = world.root.get(f"{task(answer.data)}/status").data
         upid = answer.data.split(":")
         assert set(status) - {"tokenid"} == self.COMMON
@@ -214,8 +210,8 @@ class TestLists:
         assert len(answer.data) == 1
         assert answer.json["total"] > 1
 
-    def test_active_only(self, world: World, slowly: None) -> None:
-        answer = world.create(token_of_op(world))
+    def test_active_only(self, world: World, op: Api, slowly: None) -> None:
+        answer = world.create(op)
         [row] = [r for r in self.rows(world, source="active") if r["upid"] == answer.data]
         assert row["status"] == "RUNNING"
         assert row["user"] == "op@pve!priv"

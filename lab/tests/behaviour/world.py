@@ -60,9 +60,12 @@ class World:
         return self.login("root@pam", self.root_password)
 
     def user(self, acl: Mapping[str, Iterable[str]] | None = None, *, propagate: bool = True) -> str:
-        """A new user of realm pve with exactly these privileges on these paths."""
+        """A new user of realm pve, able to log in, with exactly these privileges on these paths."""
+        return self._user(acl, propagate=propagate, password=PASSWORD)
+
+    def _user(self, acl: Mapping[str, Iterable[str]] | None, *, propagate: bool, **fields: Any) -> str:
         userid = f"user{next(self._numbers)}@pve"
-        assert self.root.post("/access/users", userid=userid, password=PASSWORD).data is None
+        assert self.root.post("/access/users", userid=userid, **fields).data is None
         for path, privileges in (acl or {}).items():
             self.grant(path, privileges, users=userid, propagate=int(propagate))
         return userid
@@ -88,7 +91,7 @@ class World:
 
     def someone(self, acl: Mapping[str, Iterable[str]] | None = None, *, propagate: bool = True) -> Api:
         """A new user's token with exactly these privileges on these paths; none: nobody in particular."""
-        return self.token(self.user(acl, propagate=propagate))
+        return self.token(self._user(acl, propagate=propagate))
 
     @cached_property
     def nobody(self) -> Api:
