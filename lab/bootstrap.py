@@ -119,6 +119,8 @@ def environment(lab: Lab, credentials: Credentials, port: int) -> dict[str, str]
         "NHI_SSH_KEY": str((lab.directory / "ssh" / "id_ed25519").resolve()),
         "NHI_LAB_DIR": str(lab.directory.resolve()),
     }
+    if lab.config.driver == "memory":
+        found["NHI_GUEST_HEALTH_PORT"] = "0"  # nobody answers to SSH there
     for tokenid, secret in credentials.tokens.items():
         found[f"PROXMOX_{tokenid.upper()}_TOKEN_ID"] = tokenid
         found[f"PROXMOX_{tokenid.upper()}_TOKEN_SECRET"] = secret
