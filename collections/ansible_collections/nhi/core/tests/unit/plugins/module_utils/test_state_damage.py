@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -284,3 +286,15 @@ def test_a_file_in_place_of_the_directory_is_one_line(tmp_path: Path) -> None:
     store = StateStore(tmp_path / "file")
     with pytest.raises(StateError, match="can not be written"):
         store.write(full_document(), expected_checksum=None)
+
+
+def test_a_file_system_that_can_not_flush_directories_is_served(written: StateStore) -> None:
+    real = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    with mock.patch("os.fsync", only_files):
+        assert written.update(lambda document: document or {}).revision == 2
