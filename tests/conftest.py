@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Fixtures that start a lab.
+LABS = frozenset({"memory_lab", "operator", "shared_lab", "untouched"})
 COLLECTIONS = ROOT / "collections"
 
 
@@ -152,7 +154,7 @@ def tool(name: str) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever starts a lab of its own is a journey, and no part of the fast checks."""
     for item in items:
-        if "memory_lab" in getattr(item, "fixturenames", ()):
+        if LABS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.e2e)
 
 

@@ -22,6 +22,7 @@ BLUEPRINT = {100: "brain-vm", 101: "chromadb-lxc", 102: "postgres-lxc", 103: "ob
 
 def host_traces() -> dict[str, list[str]]:
     """What a lab could leave behind on this machine: links, NAT rules, mounts, processes of containers."""
+
     def lines(*argv: str) -> list[str]:
         out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
         return sorted(line for line in out.splitlines() if BRIDGE in line or SUBNET in line or "10.86.250" in line)
@@ -134,7 +135,11 @@ def test_the_brain_is_never_destroyed(journey: Operator) -> None:
 
 
 def test_a_killed_container_is_seen_by_the_next_scan(journey: Operator) -> None:
-    succeeded(journey.run(tool("ansible"), "chromadb-lxc", "-m", "ansible.builtin.command", "-a", "systemctl stop ssh.socket ssh"))
+    succeeded(
+        journey.run(
+            tool("ansible"), "chromadb-lxc", "-m", "ansible.builtin.command", "-a", "systemctl stop ssh.socket ssh"
+        )
+    )
     succeeded(journey.playbook("scan.yml"))
     assert guests(journey)["chromadb-lxc"]["health"] == "unhealthy"
     assert any(a["subject"] == "guest/101" for a in journey.state()["alerts"])
