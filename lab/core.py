@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 CONFIG_LOCK_SECONDS = 10.0
 DRIVER_THREADS = 32
+DRAIN_SECONDS = 15.0
 VERSIONS = {8: ("8.4.21", "8.4"), 9: ("9.2.3", "9.2")}
 BRIDGE = "vmbr0"
 CGROUP_MODE = 2
@@ -166,7 +167,7 @@ class Lab:
     async def stop(self) -> None:
         """Leave the guests as they are."""
         await self.broadcast.stop()
-        await self.tasks.drain()
+        await self.tasks.drain(DRAIN_SECONDS)
         self.executor.shutdown()
         self.store.close()
 

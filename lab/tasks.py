@@ -162,8 +162,12 @@ class Tasks:
             await asyncio.wait([running])
         return self._store.tasks[upid]
 
-    async def drain(self) -> None:
-        """Wait for all workers."""
+    async def drain(self, seconds: float | None = None) -> None:
+        """Wait for all workers; those that take longer than that are interrupted."""
+        if self._running:
+            _, late = await asyncio.wait(list(self._running.values()), timeout=seconds)
+            for worker in late:
+                worker.cancel()
         while self._running:
             await asyncio.wait(list(self._running.values()))
 

@@ -77,33 +77,28 @@ def _copy(call: Call, source: Guest, new_id: int, node: str, pool: str) -> Guest
         if re.fullmatch(r"net\d+", name):
             config[name] = complete(call.kind, str(value), fresh_mac=True)
     option = KINDS[call.kind].name_option
-    config[option] = call.params.get(
-        option, f"{'CT' if call.kind == 'lxc' else 'Copy-of-VM-'}{_base_name(call.kind, source, new_id)}"
-    )
+    config[option] = call.params.get(option, _default_name(source, new_id))
     if "description" in call.params:
         config["description"] = call.params["description"]
     config["lock"] = "create" if call.kind == "lxc" else "clone"
     return Guest(new_id, call.kind, node, config, int(time.time()), pool)
 
 
-def _base_name(kind: str, source: Guest, new_id: int) -> str:
-    return str(new_id) if kind == "lxc" else source.name or str(source.vmid)
+def _default_name(source: Guest, new_id: int) -> str:
+    return f"CT{new_id}" if source.kind == "lxc" else f"Copy-of-VM-{source.name or source.vmid}"
 
 
 @guest_route("POST", "/{vmid}/template")
 async def template(call: Call) -> str:
     guest = call.lab.guest(call.node, call.kind, call.vmid)
     call.lab.check_lock(guest)
-    running = (await call.lab.usage(guest.vmid)).running
-    what = "a CT" if call.kind == "lxc" else "a VM"
+    label = KINDS[call.kind].label
     if guest.is_template:
-        raise failure(f"unable to convert {KINDS[call.kind].label} {guest.vmid}: it is a template already")
-    if running:
-        raise failure(f"you can't convert {what} to template if the {what[2:]} is running")
+        raise failure(f"unable to convert {label} {guest.vmid}: it is a template already")
+    if (await call.lab.usage(guest.vmid)).running:
+        raise failure(f"you can't convert a {label} to template if the {label} is running")
     if guest.snapshots:
-        raise failure(
-            "unable to create template, because " + ("CT" if call.kind == "lxc" else "VM") + " contains snapshots"
-        )
+        raise failure(f"unable to create template, because {label} contains snapshots")
 
     async def work(task: Task) -> None:
         async with call.lab.config_lock(KINDS[call.kind], guest.vmid):
@@ -147,11 +142,8 @@ async def feature(call: Call) -> Any:
     guest = call.lab.guest(call.node, call.kind, call.vmid)
     wanted = call.params["feature"]
     has = can_snapshot(call.lab, guest) if wanted == "snapshot" else await _can_copy(call.lab, guest)
-    return (
-        {"hasFeature": int(has), "nodes": list(call.lab.config.nodes)}
-        if call.kind == "qemu"
-        else {"hasFeature": int(has)}
-    )
+    shown: dict[str, Any] = {"hasFeature": int(has)}
+    return {**shown, "nodes": list(call.lab.config.nodes)} if call.kind == "qemu" else shown
 
 
 async def _can_copy(lab: Lab, guest: Guest) -> bool:

@@ -13,13 +13,14 @@ from lab.api.guest_status import start_work
 from lab.guests.allocation import allocate, new_disk, usable_storage
 from lab.guests.options import check_options, configuration, normalize, require_on_guest
 from lab.guests.specs import spec_of
-from lab.guests.volumes import storages_of
+from lab.guests.volumes import BOOT_ORDER, storages_of
 from lab.model import Config, Guest
 from lab.server.call import Call
 from lab.server.properties import loose
 from lab.server.router import route
 from lab.tasks import Task, Work
 
+QEMU_VERSION = "9.2.0"
 DISK = re.compile(r"(?:ide|sata|scsi|virtio)\d+|efidisk0|tpmstate0")
 
 
@@ -46,14 +47,14 @@ async def create(call: Call) -> str:
 
 def _initial(config: Config) -> Config:
     defaults: Config = {
-        "meta": f"creation-qemu=9.2.0,ctime={int(time.time())}", "smbios1": f"uuid={uuid.uuid4()}",
-        "vmgenid": str(uuid.uuid4()), "boot": f"order={_boot_disk(config)}" if _boot_disk(config) else " ",
-    }  # fmt: skip
+        "meta": f"creation-qemu={QEMU_VERSION},ctime={int(time.time())}",
+        "smbios1": f"uuid={uuid.uuid4()}",
+        "vmgenid": str(uuid.uuid4()),
+    }
+    disk = next((name for name in BOOT_ORDER if name in config), None)
+    if disk:
+        defaults["boot"] = f"order={disk}"
     return {**defaults, **normalize("qemu", config), "lock": "create"}
-
-
-def _boot_disk(config: Config) -> str:
-    return next((name for name in ("scsi0", "virtio0", "sata0", "ide0") if name in config), "")
 
 
 def _with_disks(call: Call, options: dict[str, Any]) -> Config:

@@ -64,11 +64,10 @@ def storages_of(config: Config) -> list[str]:
     return sorted({storage_of(str(config[option])) for option in disk_options(config)} - {""})
 
 
-def volume_name(storage: Storage, vmid: int, taken: Iterable[str], base: bool = False) -> str:
+def volume_name(storage: Storage, vmid: int, taken: Iterable[str]) -> str:
     """The next free volume of a guest on a storage."""
     used = set(taken)
-    prefix = "base" if base else "vm"
-    pattern = f"{vmid}/{prefix}-{vmid}-disk-{{}}.raw" if storage.type == "dir" else f"{prefix}-{vmid}-disk-{{}}"
+    pattern = f"{vmid}/vm-{vmid}-disk-{{}}.raw" if storage.type == "dir" else f"vm-{vmid}-disk-{{}}"
     number = 0
     while f"{storage.storage}:{pattern.format(number)}" in used:
         number += 1

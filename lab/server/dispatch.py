@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from lab.core import Lab
@@ -33,8 +33,8 @@ class Request:
     authorization: str = ""
     cookie: str | None = None
     csrf: str | None = None
-    query: dict[str, Any] | None = None
-    body: Any = None  # read() -> dict, called after authentication
+    query: dict[str, Any] = field(default_factory=dict)
+    body: Callable[[], Awaitable[dict[str, Any]]] | None = None  # called after authentication
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Dispatcher:
         endpoint = self._endpoints[request.method, found[0].path] if found else None
         if endpoint is None or not endpoint.world:
             seen.user = self._lab.auth.authenticate(request.authorization, request.cookie, request.csrf, request.method)
-        query, body = request.query or {}, await request.body() if request.body else {}
+        query, body = request.query, await request.body() if request.body else {}
         seen.params = params = {**query, **body}
         if found is None or endpoint is None:
             raise not_implemented(request.method, request.path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab.tests.harness import RunningLab
+from lab.tests.harness import TEMPLATE, RunningLab
 
 
 def test_guests_tokens_and_running_state_survive(lab: RunningLab) -> None:
@@ -54,3 +54,11 @@ def test_a_removal_that_was_cut_off_can_be_asked_for_again(lab: RunningLab) -> N
     lab.lab.store.guests.save(101)
     lab.restart()
     assert lab.task("DELETE", "/nodes/pve/lxc/101") == "OK"
+
+
+def test_a_worker_that_takes_too_long_is_interrupted_when_the_daemon_ends(lab: RunningLab) -> None:
+    lab.fault("task-slow", task="vzcreate", delay=30, count=1)
+    upid = lab.request("POST", "/nodes/pve/lxc", {"vmid": 101, "ostemplate": TEMPLATE, "rootfs": "local-lvm:1"}).data
+    lab.run(lab.lab.tasks.drain(0.1))
+    assert lab.wait(upid) == "unable to create CT 101 - received interrupt"
+    assert lab.get("/nodes/pve/lxc") == []
