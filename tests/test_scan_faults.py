@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ import pytest
 from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import read_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import ProxmoxClient, endpoint_from_params
 
-from .conftest import Lab, Operator, free_port, running_lab
+from .conftest import COLLECTIONS, Lab, Operator, free_port, running_lab
 
 LAB_OPTIONS = ("--driver", "memory", "--no-lag", "--nodes", "pve,pve2", "--test-endpoint")
 CATALOGUE = [dict(entry.raw) for entry in read_catalogue().values()]
@@ -246,6 +249,33 @@ def test_a_page_instead_of_the_api_is_told_as_such(operator: Operator) -> None:
 def test_a_proxy_that_gives_up_is_told_as_such(operator: Operator) -> None:
     operator.lab.fault("set", "proxy-timeout", "--delay", "0.1", "--path", "/cluster/resources")
     assert "596" in failure(scan(operator))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_scan_ends_at_once_and_leaves_the_state(operator: Operator, number: signal.Signals) -> None:
+    good_scan(operator)
+    before = (operator.state_dir / "state.json").read_bytes()
+    operator.lab.fault("set", "slow", "--delay", "15", "--path", "/nodes/*")
+    args = {"ANSIBLE_MODULE_ARGS": {"health_checks": False, "full": True}}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ansible_collections.nhi.core.plugins.modules.nhi_state_scan", json.dumps(args)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**operator.environment(), "PYTHONPATH": str(COLLECTIONS)},
+    )  # fmt: skip
+    asked = len(operator.lab.requests())
+    deadline = time.monotonic() + 20
+    while len(operator.lab.requests()) < asked + 3:
+        assert time.monotonic() < deadline, "the scan asked nothing"
+        time.sleep(0.05)
+    time.sleep(0.3)
+    started = time.monotonic()
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert time.monotonic() - started < 5
+    assert process.returncode != 0
+    assert number.name in json.loads(output)["msg"]
+    assert "Traceback" not in errors
+    assert (operator.state_dir / "state.json").read_bytes() == before
 
 
 # Parts that fail

@@ -36,8 +36,13 @@ def run_in_lanes(
     threads = [threading.Thread(target=crew.drain, args=(share,), daemon=True) for share in shares]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as error:
+        # An interrupted caller does not wait for requests under way, and no thread begins another.
+        crew.failures.append(error)
+        raise
     if crew.failures:
         raise crew.failures[0]
     return crew.results

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import alerts as rules
 from .catalogue import SERVICE_TAG, CatalogueEntry
 from .errors import PermissionDeniedError, ProxmoxError
+from .lanes import run_in_lanes
 from .probe import ProbeResult, Target, probe_all
 from .scan_facts import (
     guest_facts,
@@ -125,20 +125,22 @@ class Scanner:
         """The cluster's rows, and its version, name and tasks; only the rows are indispensable."""
         # A node that is no member of a cluster has no name to ask for again.
         known = old["cluster"] if old and self._memory.guests else None
-        with ThreadPoolExecutor(4) as pool:
-            rows = pool.submit(self._client.get, "/cluster/resources")
-            version = pool.submit(self._optional, "/version")
-            tasks = pool.submit(self._optional, "/cluster/tasks")
-            name = None if known else pool.submit(self._optional, "/cluster/status")
-            resources = sort_rows(rows.result() or ())
-            self._tasks = tasks.result() or []
-            cluster = {
-                "name": known["name"] if known else _cluster_name(name.result() if name else None),
-                "version": (version.result() or {}).get("version"),
-                "observed_at": format_time(utc_now()),
-                "source": "api:/version",
-            }
+        paths = ["/cluster/resources", "/version", "/cluster/tasks", *([] if known else ["/cluster/status"])]
+        answers = dict(
+            run_in_lanes([(path, path) for path in paths], self._overview_answer, per_lane=1, in_total=len(paths))
+        )
+        resources = sort_rows(answers["/cluster/resources"] or ())
+        self._tasks = answers["/cluster/tasks"] or []
+        cluster = {
+            "name": known["name"] if known else _cluster_name(answers["/cluster/status"]),
+            "version": (answers["/version"] or {}).get("version"),
+            "observed_at": format_time(utc_now()),
+            "source": "api:/version",
+        }
         return resources, cluster
+
+    def _overview_answer(self, path: str) -> tuple[str, Any]:
+        return path, self._client.get(path) if path == "/cluster/resources" else self._optional(path)
 
     def _optional(self, path: str) -> Any:
         try:

@@ -182,6 +182,7 @@ from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_
 from ansible_collections.nhi.core.plugins.module_utils.about import this_program
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import load_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.interrupts import InterruptedRunError, Interrupts
 from ansible_collections.nhi.core.plugins.module_utils.scan_options import options_from_params
 from ansible_collections.nhi.core.plugins.module_utils.scan_write import ScanReport, run_scan
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
@@ -239,7 +240,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        report = run(module.params, dry_run=module.check_mode)
+        with Interrupts():
+            report = run(module.params, dry_run=module.check_mode)
+    except InterruptedRunError as error:
+        module.fail_json(msg=f"The scan was {error}: what it read is lost and state.json is whole, so scan again.")
     except NHIError as error:
         module.fail_json(msg=str(error))
     result = result_of(report)
