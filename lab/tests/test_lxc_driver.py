@@ -330,7 +330,7 @@ def test_down_leaves_nothing_after_a_kill_at_any_moment(tmp_path: Path) -> None:
     chance = random.Random(12)
     for _ in range(8):
         child = python(DOOMED, settings)
-        time.sleep(0.4 + chance.random() * 4)
+        time.sleep(0.4 + chance.random() * 3)
         child.kill()
         child.wait()
         LxcDriver(settings).down(unheard)
@@ -345,7 +345,7 @@ def test_up_after_a_kill_at_any_moment_has_only_whole_guests(tmp_path: Path) -> 
     try:
         for _ in range(4):
             child = python(DOOMED, settings)
-            time.sleep(1.5 + chance.random() * 4)
+            time.sleep(1.0 + chance.random() * 3)
             child.kill()
             child.wait()
             driver.up(unheard)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.drivers import DriverSettings, lxc_host, lxc_template
+from lab.drivers import DriverSettings, lxc_host, lxc_network, lxc_template
 from lab.drivers import lxc_proc as proc
 from lab.drivers.base import DriverError, GuestSpec, Nic
 from lab.drivers.lxc import LxcDriver
@@ -218,6 +218,22 @@ def test_names_of_interfaces_fit_the_kernel_and_differ() -> None:
     assert len(names) == 6
     assert all(len(name) <= 15 and name.startswith(network.veth_prefix) for name in names)
     assert replace(network, bridge="nhilab1").veth(100, 0) not in names
+
+
+@pytest.mark.parametrize(("other_labs", "expected"), [([], "0\n"), ([["-A", "POSTROUTING"]], "1\n")])
+def test_forwarding_is_put_back_by_the_last_lab_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_labs: list[list[str]], expected: str
+) -> None:
+    forwarding = tmp_path / "ip_forward"
+    forwarding.write_text("0\n")
+    monkeypatch.setattr(lxc_network, "FORWARDING", forwarding)
+    monkeypatch.setattr(lxc_network, "REMEMBERED", tmp_path / "remembered")
+    monkeypatch.setattr(lxc_network, "_lab_rules", lambda table: other_labs)
+    for _ in range(2):  # a second lab finds it on, and does not take that for what it was
+        lxc_network._remember_and_forward()
+        assert forwarding.read_text() == "1\n"
+    lxc_network._forget_forwarding()
+    assert forwarding.read_text() == expected
 
 
 def test_files_reach_the_guest_with_their_modes() -> None:
