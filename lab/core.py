@@ -58,6 +58,7 @@ class Lab:
         self.started = time.time()
         self.fingerprint = ""  # of the TLS certificate
         self._locks: dict[int, asyncio.Lock] = {}
+        self._backups: dict[str, asyncio.Lock] = {}
 
     @property
     def version(self) -> tuple[str, str]:
@@ -109,6 +110,15 @@ class Lab:
             yield
         finally:
             lock.release()
+
+    @asynccontextmanager
+    async def backup_lock(self, node: str, log: Callable[[str], None]) -> AsyncIterator[None]:
+        """One backup job at a time on a node."""
+        lock = self._backups.setdefault(node, asyncio.Lock())
+        if lock.locked():
+            log("INFO: trying to get global lock - waiting...")
+        async with lock:
+            yield
 
     # -- driver -------------------------------------------------------------------------------------------------
 

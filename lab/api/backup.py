@@ -38,7 +38,8 @@ async def vzdump(call: Call) -> str:
     task_id = str(guests[0].vmid) if len(guests) == 1 else ""
 
     async def work(task: Task) -> None:
-        failed = [guest.vmid for guest in guests if not await _back_up(call, task, guest, storage.storage)]
+        async with call.lab.backup_lock(call.node, task.log):
+            failed = [guest.vmid for guest in guests if not await _back_up(call, task, guest, storage.storage)]
         if failed:
             raise TaskError("job errors")
 

@@ -70,7 +70,7 @@ async def update_in_task(call: Call) -> str:
 
 async def _update(call: Call) -> None:
     """All checks first; then the whole change at once."""
-    call.refuse_skiplock()
+    skiplock = call.skips_lock()
     changes = {name: value for name, value in call.options.items() if name not in NOT_OPTIONS}
     removals = _removals(call)
     if not changes and not removals:
@@ -78,7 +78,8 @@ async def _update(call: Call) -> None:
     _check_changes(call, changes, removals)
     async with call.lab.config_lock(KINDS[call.kind], call.vmid):
         guest = call.lab.guest(call.node, call.kind, call.vmid)
-        call.lab.check_lock(guest)
+        if not skiplock:
+            call.lab.check_lock(guest)
         if call.params.get("digest", guest.digest) != guest.digest:
             raise failure(DETECTED)
         _check_protected_disks(call, guest, removals)
@@ -145,8 +146,9 @@ async def destroy(call: Call) -> str:
     kind = KINDS[call.kind]
     if guest.config.get("protection"):
         raise failure(f"can't remove {kind.label} {guest.vmid} - protection mode enabled")
-    call.refuse_skiplock()
-    _check_lock_to_destroy(call, guest)
+    skiplock = call.skips_lock()
+    if not skiplock:
+        _check_lock_to_destroy(call, guest)
     force = bool(call.params.get("force"))
     is_running = f"VM {guest.vmid} is running - destroy failed"
     if call.kind == "lxc":
@@ -157,7 +159,8 @@ async def destroy(call: Call) -> str:
     async def work(task: Task) -> None:
         async with call.lab.config_lock(kind, guest.vmid):
             current = call.lab.guest(call.node, call.kind, guest.vmid)
-            _check_lock_to_destroy(call, current)
+            if not skiplock:
+                _check_lock_to_destroy(call, current)
             if (await call.lab.usage(guest.vmid)).running:
                 if not force:
                     raise TaskError(is_running)

@@ -33,7 +33,7 @@ async def clone(call: Call) -> str:
     lab.check_lock(source)
     _check_source(call, source, running=(await lab.usage(source.vmid)).running)
     _check_storages(call, source)
-    check_free(call, new_id)
+    _check_new_id(call, new_id)
     guest = _copy(call, source, new_id, target, pool)
     lab.store.guests[new_id] = guest
 
@@ -43,6 +43,13 @@ async def clone(call: Call) -> str:
             await task.drive(lab.driver.clone, source.vmid, snapname, spec_of(guest), task.log)
 
     return begin(call, "clone", work)
+
+
+def _check_new_id(call: Call, new_id: int) -> None:
+    taken = call.lab.store.guests.get(new_id)
+    if call.kind == "qemu" and taken and taken.kind == "qemu":
+        raise failure(f"unable to create VM {new_id}: config file already exists")
+    check_free(call, new_id)
 
 
 def _check_source(call: Call, source: Guest, *, running: bool) -> None:

@@ -52,13 +52,17 @@ def begin(call: Call, action: str, work: Work, node: str | None = None) -> str:
 
 @asynccontextmanager
 async def building(lab: Lab, guest: Guest, verb: str = "create") -> AsyncIterator[None]:
-    """While a new guest is made: its configuration is locked, and a failure leaves nothing of it behind."""
+    """While a new guest is made: its configuration is locked, and a failure leaves nothing of it behind.
+
+    Only a machine that could not be restored stays, with its lock: nobody cleans up after that.
+    """
     kind = KINDS[guest.kind]
     async with lab.config_lock(kind, guest.vmid):
         try:
             yield
         except (TaskError, ApiError, asyncio.CancelledError) as error:
-            await _remove(lab, guest)
+            if (guest.kind, verb) != ("qemu", "restore"):
+                await _remove(lab, guest)
             if isinstance(error, OrderedFailure):
                 raise
             text = INTERRUPTED if isinstance(error, asyncio.CancelledError) else str(error).rstrip("\n")

@@ -15,13 +15,14 @@ from lab.tasks import Task, TaskError, Work
 SHUTDOWN_SECONDS = 60
 
 
-def start_work(lab: Lab, node: str, kind: str, vmid: int) -> Work:
+def start_work(lab: Lab, node: str, kind: str, vmid: int, *, skiplock: bool = False) -> Work:
     """The worker that starts a guest; it looks for the guest itself."""
 
     async def work(task: Task) -> None:
         async with lab.config_lock(KINDS[kind], vmid):
             guest = lab.guest(node, kind, vmid)
-            lab.check_lock(guest)
+            if not skiplock:
+                lab.check_lock(guest)
             await launch(lab, task, guest)
 
     return work
@@ -47,15 +48,15 @@ async def _is_running(call: Call) -> bool:
 
 @guest_route("POST", "/{vmid}/status/start")
 async def start(call: Call) -> str:
-    call.refuse_skiplock()
+    skiplock = call.skips_lock()
     if await _is_running(call):
         raise failure(f"{KINDS[call.kind].label} {call.vmid} already running")
-    return _begin(call, "start", start_work(call.lab, call.node, call.kind, call.vmid))
+    return _begin(call, "start", start_work(call.lab, call.node, call.kind, call.vmid, skiplock=skiplock))
 
 
 @guest_route("POST", "/{vmid}/status/stop")
 async def stop(call: Call) -> str:
-    call.refuse_skiplock()
+    call.skips_lock()
     await _require_running(call)
 
     async def work(task: Task) -> None:
@@ -67,14 +68,15 @@ async def stop(call: Call) -> str:
 
 @guest_route("POST", "/{vmid}/status/shutdown")
 async def shutdown(call: Call) -> str:
-    call.refuse_skiplock()
+    skiplock = call.skips_lock()
     await _require_running(call)
     timeout = int(call.params.get("timeout", SHUTDOWN_SECONDS))
     force = bool(call.params.get("forceStop"))
 
     async def work(task: Task) -> None:
         async with call.lab.config_lock(KINDS[call.kind], call.vmid):
-            call.lab.check_lock(call.lab.guest(call.node, call.kind, call.vmid))
+            if not skiplock:
+                call.lab.check_lock(call.lab.guest(call.node, call.kind, call.vmid))
             await _shut_down(call.lab, task, call.vmid, timeout, force)
 
     return _begin(call, "shutdown", work)
@@ -108,7 +110,7 @@ async def reboot(call: Call) -> str:
 
 @guest_route("POST", "/{vmid}/status/reset", kinds=("qemu",))
 async def reset(call: Call) -> str:
-    call.refuse_skiplock()
+    call.skips_lock()
     if not await _is_running(call):
         raise failure(f"VM {call.vmid} not running")
 

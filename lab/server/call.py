@@ -57,6 +57,8 @@ class Call:
     def has(self, path: str, *any_of: str) -> bool:
         return self.lab.permissions.has(self.auth_id, path, *any_of)
 
-    def refuse_skiplock(self) -> None:
+    def skips_lock(self) -> bool:
+        """Whether skiplock was sent; a 400 when it was by anyone but root@pam."""
         if self.params.get("skiplock") and not self.is_root:
             raise bad_parameter("skiplock", "Only root may use this option.")
+        return bool(self.params.get("skiplock"))

@@ -90,6 +90,8 @@ def _for_version_8(document: dict[str, Any]) -> dict[str, Any]:
             for name, keys in NEW_SUB_KEYS_IN_9.items():
                 if isinstance(rules.get(name, {}).get("format"), dict):
                     rules[name]["format"] = {k: v for k, v in rules[name]["format"].items() if k not in keys}
+            if path.endswith("/vzdump"):
+                rules["maxfiles"] = {"minimum": 1, "optional": 1, "type": "integer"}
             if "/agent" in path and "check" in entry["permissions"]:
                 entry["permissions"]["check"] = ["perm", "/vms/{vmid}", ["VM.Monitor"]]
     return older

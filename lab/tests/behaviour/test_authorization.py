@@ -276,6 +276,23 @@ class TestPaths:
         world.root.put("/access/acl", path=f"/vms/{vmid}", roles="NoAccess", users=userid).data  # noqa: B018
         expect(world.token(userid).get(ct(vmid, "/config")), f"{DENIED} (/vms/{vmid}, VM.Audit)")
 
+    def test_noaccess_wins_over_a_pool(self, world: World) -> None:
+        pool = f"pool{world.vmid()}"
+        world.root.post("/pools", poolid=pool).data  # noqa: B018
+        member = world.container(pool=pool)
+        userid = world.user({f"/pool/{pool}": ["VM.Audit"]})
+        world.root.put("/access/acl", path=f"/vms/{member}", roles="NoAccess", users=userid).data  # noqa: B018
+        expect(world.token(userid).get(ct(member, "/config")), f"{DENIED} (/vms/{member}, VM.Audit)")
+
+    @pytest.mark.parametrize("path", ["/pools", "/pools/{pool}"])
+    def test_both_ways_to_change_a_pool(self, world: World, path: str) -> None:
+        pool = f"pool{world.vmid()}"
+        world.root.post("/pools", poolid=pool).data  # noqa: B018
+        params = {"poolid": pool} if path == "/pools" else {}
+        caller = world.someone({f"/pool/{pool}": ["Pool.Allocate"]})
+        assert caller.put(path.format(pool=pool), comment="changed", **params).line == "200 OK"
+        assert world.root.get("/pools", poolid=pool).data[0]["comment"] == "changed"
+
     def test_a_right_on_a_pool_is_a_right_on_its_members(self, world: World) -> None:
         pool = f"pool{world.vmid()}"
         world.root.post("/pools", poolid=pool).data  # noqa: B018

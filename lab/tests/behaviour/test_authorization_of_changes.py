@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lab.tests.behaviour.client import Api, expect
-from lab.tests.behaviour.world import NODE, PASSWORD, World, ct, task
+from lab.tests.behaviour.world import NODE, PASSWORD, World, ct, task, until
 
 DENIED = "403 Permission check failed"
 GUEST = frozenset(
@@ -114,6 +114,15 @@ class TestCreate:
     def test_start_needs_no_power_management(self, world: World) -> None:
         vmid = world.vmid()
         world.succeeds(world.create(creator(world), vmid=vmid, start=1))
+        until(lambda: world.root.get(ct(vmid, "/status/current")).data["status"] == "running", "it runs")
+
+    def test_a_vlan_needs_use_on_itself(self, world: World) -> None:
+        net = {"net0": f"name=eth0,bridge={world.bridge},tag=30,ip=manual"}
+        path = f"/sdn/zones/localnetwork/{world.bridge}"
+        only_vlan = {path: [], f"{path}/30": ["SDN.Use"]}
+        expect(world.create(creator(world, {path: []}), **net), f"{DENIED} ({path}/30, SDN.Use)")
+        world.succeeds(world.create(creator(world, only_vlan), **net))
+        expect(world.create(creator(world, only_vlan), **options(world, "net0")), f"{DENIED} ({path}, SDN.Use)")
 
     def test_rights_on_the_pool_suffice(self, world: World) -> None:
         pool = f"pool{world.vmid()}"
@@ -147,6 +156,33 @@ class TestChange:
     def test_and_no_more(self, world: World, vmid: int, option: str, privilege: str) -> None:
         rights = {f"/vms/{vmid}": [privilege], "/sdn": ["SDN.Use"]}
         assert world.someone(rights).put(ct(vmid, "/config"), **options(world, option)).line == "200 OK"
+
+
+class TestClone:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def vmid(cls, world: World) -> int:
+        return world.container(**options(world, "net0"))
+
+    def cloner(self, world: World, vmid: int, new: int, *, without: str = "") -> Api:
+        acl = {
+            f"/vms/{vmid}": {"VM.Clone"},
+            f"/vms/{new}": {"VM.Allocate"},
+            f"/storage/{world.storage}": {"Datastore.AllocateSpace"},
+            f"/sdn/zones/localnetwork/{world.bridge}": {"SDN.Use"},
+        }
+        return world.someone({path: privileges - {without} for path, privileges in acl.items()})
+
+    def test_with_everything(self, world: World, vmid: int) -> None:
+        new = world.vmid()
+        world.succeeds(self.cloner(world, vmid, new).post(ct(vmid, "/clone"), newid=new, full=1))
+
+    @pytest.mark.parametrize("privilege", ["Datastore.AllocateSpace", "SDN.Use"])
+    def test_without(self, world: World, vmid: int, privilege: str) -> None:
+        new = world.vmid()
+        answer = self.cloner(world, vmid, new, without=privilege).post(ct(vmid, "/clone"), newid=new, full=1)
+        assert answer.line.startswith(DENIED)
+        assert f", {privilege})" in answer.reason
 
 
 # root@pam only

@@ -40,6 +40,15 @@ class TestLocked:
     def test_the_lock_comes_before_the_digest(self, world: World, locked: int) -> None:
         expect(world.root.put(ct(locked, "/config"), onboot=1, digest="0" * 40), "500 CT is locked (backup)")
 
+    def test_skiplock_starts_it_for_root(self, world: World) -> None:
+        vmid = world.container()
+        with world.fault("stuck-lock", vmid=vmid, text="backup"):
+            world.succeeds(world.root.post(ct(vmid, "/status/start"), skiplock=1))
+
+    def test_the_lock_of_a_container_cannot_be_deleted(self, world: World, locked: int) -> None:
+        assert world.root.put(ct(locked, "/config"), delete="lock").status in (400, 500)
+        assert world.config(locked)["lock"] == "backup"
+
     def test_the_lock_is_shown(self, world: World, locked: int) -> None:
         assert world.resources()[f"lxc/{locked}"]["lock"] == "backup"
         assert world.root.get(ct(locked, "/status/current")).data["lock"] == "backup"
@@ -64,6 +73,14 @@ class TestProtection:
         answer = world.create(vmid=protected, ostemplate=backup["volid"], restore=1, force=1, memory=None)
         assert answer.status == 500
         assert "protection mode enabled" in answer.reason
+
+    def test_removing_a_disk(self, world: World) -> None:
+        disks: dict[str, Any] = {"rootfs": f"{world.storage}:1", "mp0": f"{world.storage}:1,mp=/data"}
+        vmid = world.container(protection=1, **disks)
+        answer = world.root.put(ct(vmid, "/config"), delete="mp0")
+        assert answer.status == 500
+        assert answer.reason.endswith("protection mode enabled")
+        assert "mp0" in world.config(vmid)
 
     def test_lifting_it_needs_config_options(self, world: World, protected: int) -> None:
         caller = world.someone({f"/vms/{protected}": ["VM.Allocate", "VM.Config.CPU"]})

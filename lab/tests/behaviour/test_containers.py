@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -110,6 +111,16 @@ class TestCreate:
         assert (config["memory"], config["swap"]) == (512, 512)
         assert re.fullmatch(rf"{world.storage}:.+,size=4G", config["rootfs"])
 
+    @pytest.mark.parametrize("form", ["3", "{storage}:3", "volume={storage}:3"])
+    def test_forms_of_rootfs(self, world: World, form: str) -> None:
+        vmid = world.container(rootfs=form.format(storage=world.storage))
+        assert re.fullmatch(rf"{world.storage}:.+,size=3G", world.config(vmid)["rootfs"])
+
+    def test_keys_are_url_encoded_lines(self, world: World) -> None:
+        lines = ["# comment", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJx4F0vV0lqN8tmsC4Wq0gXkq0m1 one@lab", ""]
+        options: dict[str, Any] = {"ssh-public-keys": quote("\n".join(lines))}
+        world.container(**options)
+
     def test_start_is_a_second_task(self, world: World) -> None:
         vmid = world.vmid()
         world.succeeds(world.create(vmid=vmid, start=1))
@@ -182,6 +193,25 @@ class TestMissing:
     )
     def test_not_running(self, world: World, verb: str, line: str) -> None:
         expect(world.root.post(ct(MISSING, f"/status/{verb}")), line)
+
+    def test_the_vmid_is_free_when_the_destroy_has_ended(self, world: World) -> None:
+        vmid = world.container()
+        with world.fault("task-slow", task="vzdestroy", vmid=vmid, delay=0.5):
+            answer = world.root.delete(ct(vmid))
+            assert world.root.get("/cluster/nextid", vmid=vmid).errors == {"vmid": f"VM {vmid} already exists"}
+            expect(world.create(vmid=vmid), f"500 CT {vmid} already exists on node '{NODE}'")
+            world.succeeds(answer)
+        assert world.root.get("/cluster/nextid", vmid=vmid).data == str(vmid)
+
+    def test_grants_and_firewall_go_with_the_container(self, world: World) -> None:
+        vmid = world.container()
+        caller = world.someone({f"/vms/{vmid}": ["VM.Audit"]})
+        world.root.post(ct(vmid, "/firewall/rules"), type="in", action="ACCEPT").data  # noqa: B018
+        world.succeeds(world.root.delete(ct(vmid)))
+        assert f"/vms/{vmid}" not in [row["path"] for row in world.root.get("/access/acl").data]
+        world.container(vmid=vmid)
+        expect(caller.get(ct(vmid, "/config")), f"403 Permission check failed (/vms/{vmid}, VM.Audit)")
+        assert world.root.get(ct(vmid, "/firewall/rules")).data == []
 
     def test_destroyed_twice(self, world: World) -> None:
         vmid = world.container()

@@ -39,6 +39,11 @@ class TestNodes:
             assert rows[f"lxc/{vmid}"]["status"] == "unknown"
             assert rows[f"node/{NODE}"]["status"] == "online"
 
+    def test_a_vmid_is_one_for_the_whole_cluster(self, world: World) -> None:
+        vmid = world.vmid()
+        world.succeeds(world.root.post(f"/nodes/{OTHER}/lxc", **world.wanted(vmid=vmid)))
+        expect(world.create(vmid=vmid), f"500 CT {vmid} already exists on node '{OTHER}'")
+
     def test_a_slow_node_answers_late(self, world: World) -> None:
         with world.fault("slow", node=OTHER, delay=0.4):
             assert world.root.get(f"/nodes/{OTHER}/status").seconds >= 0.4

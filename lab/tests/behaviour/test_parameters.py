@@ -143,6 +143,8 @@ LIMITS: list[tuple[str, str, dict[str, Any], str]] = [
     ("POST", CONTAINERS, {"hostname": "a." * 128 + "b"}, "value may only be 255 characters long"),
     ("POST", CONTAINERS, {"lock": "mine"}, "value 'mine' does not have a value in the enumeration"),
     ("POST", CONTAINERS, {"nameserver": "not an address"}, "invalid format"),
+    ("POST", CONTAINERS, {"parent": "s1"}, UNKNOWN),
+    ("POST", CONTAINERS, {"snaptime": 1}, UNKNOWN),
     ("POST", CONTAINERS, {"net32": "name=eth0"}, UNKNOWN),
     ("POST", CONTAINERS, {"mp256": "local:1,mp=/a"}, UNKNOWN),
     ("POST", CONTAINERS, {"net0": "name=eth0,nosuch=1"}, f"invalid format - {UNKNOWN_KEY}: nosuch\n"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lab.tests.behaviour.client import Answer, expect
-from lab.tests.behaviour.world import NODE, World, ct, vm
+from lab.tests.behaviour.world import NODE, World, ct, until, vm
 
 
 def snapshot(world: World, vmid: int, name: str = "s1", **options: Any) -> Answer:
@@ -42,8 +42,9 @@ class TestSnapshots:
         assert rows["current"]["parent"] == "s1"
         assert world.root.get(ct(vmid, "/snapshot/s1/config")).data["hostname"] == "web"
 
-    def test_reserved_name(self, world: World, container: int) -> None:
-        expect(snapshot(world, container, "current"), "500 unable to use snapshot name 'current' (reserved name)")
+    @pytest.mark.parametrize("name", ["current", "vzdump"])
+    def test_reserved_name(self, world: World, container: int, name: str) -> None:
+        expect(snapshot(world, container, name), f"500 unable to use snapshot name '{name}' (reserved name)")
 
     def test_name_taken(self, world: World) -> None:
         vmid = world.container()
@@ -169,6 +170,15 @@ class TestBackups:
     def test_nothing_to_do_here_is_ok(self, world: World, store: str) -> None:
         assert world.root.post(f"/nodes/{NODE}/vzdump", vmid=99995, storage=store).data == "OK"
 
+    def test_one_at_a_time_on_a_node(self, world: World, store: str) -> None:
+        wanted = {"storage": store, "mode": "stop"}
+        with world.fault("task-slow", task="vzdump", delay=0.5, count=1):
+            first = world.root.post(f"/nodes/{NODE}/vzdump", vmid=world.container(), **wanted)
+            second = world.root.post(f"/nodes/{NODE}/vzdump", vmid=world.container(), **wanted)
+            world.succeeds(second)
+        assert world.root.get(f"/nodes/{NODE}/tasks/{first.data}/status").data["status"] == "stopped"
+        world.succeeds(first)
+
     def test_the_configuration_inside(self, world: World, store: str) -> None:
         volume = self.backup(world, world.container(hostname="inside"), store)["volid"]
         text = world.root.get(f"/nodes/{NODE}/vzdump/extractconfig", volume=volume).data
@@ -183,6 +193,11 @@ class TestBackups:
         config = world.config(vmid)
         assert (config["hostname"], config["tags"], config["memory"]) == ("origin", "kept", 64)
         assert "hwaddr=BC:24:11:00:00:99" in config["net0"]
+
+    def test_restored_and_started(self, world: World, store: str) -> None:
+        volume, vmid = self.backup(world, world.container(), store)["volid"], world.vmid()
+        world.succeeds(world.create(vmid=vmid, ostemplate=volume, restore=1, start=1, memory=None))
+        until(lambda: world.root.get(ct(vmid, "/status/current")).data["status"] == "running", "it runs")
 
     def test_unique_restores_with_new_addresses(self, world: World, store: str) -> None:
         net = f"name=eth0,bridge={world.bridge},hwaddr=BC:24:11:00:00:98,ip=10.99.2.6/24"

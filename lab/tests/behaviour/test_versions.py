@@ -101,6 +101,12 @@ class TestParameters:
     def test_ha_needs_sys_console_on_9(self, nine: World) -> None:
         expect(nine.create(creator(nine), **{"ha-managed": 1}), f"{DENIED} (/, Sys.Console)")
 
+    def test_maxfiles_is_taken_by_8(self, eight: World) -> None:
+        store = eight.storage_for("backup")
+        eight.succeeds(
+            eight.root.post(f"/nodes/{NODE}/vzdump", vmid=eight.container(), storage=store, maxfiles=1, mode="stop")
+        )
+
     def test_maxfiles_is_gone_in_9(self, nine: World) -> None:
         assert nine.root.post(f"/nodes/{NODE}/vzdump", all=1, maxfiles=1).errors == {"maxfiles": UNKNOWN}
 
