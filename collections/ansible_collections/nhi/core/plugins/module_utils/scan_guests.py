@@ -133,19 +133,23 @@ class GuestReader:
         # No comparison with our own clock: that of the node may differ.
         if reading.activity and reading.activity != memory.activity:
             return True
+        # Changes of a virtual machine's configuration wait for its restart, and a VMID may be somebody else's by now.
+        if reading.running and not memory.same_boot(self._started(reading)):
+            return True
         return self._now - memory.config_at > spread(self._lifetimes.config_seconds, reading.vmid)
 
     def _live_is_due(self, reading: GuestReading) -> bool:
         memory = reading.memory
         if memory is None or not reading.running or not _has_live_addresses(reading.row, memory):
             return False
-        if not memory.same_boot(started_at(reading.row.get("uptime"), self._now)):
-            return True
         if memory.live_problem:
             return self._now >= memory.live_retry_at
         return memory.live_at is None or self._now - memory.live_at > spread(
             self._lifetimes.address_seconds, reading.vmid
         )
+
+    def _started(self, reading: GuestReading) -> float | None:
+        return started_at(reading.row.get("uptime"), self._now)
 
     def _read(self, reading: GuestReading) -> None:
         node = str(reading.row["node"])
@@ -194,15 +198,13 @@ class GuestReader:
         memory.created_at = _created_at(config)
         memory.description = _first_line(config.get("description"))
         nics = guest_nics(kind, config)
-        if nics != memory.nics:
-            memory.nics, memory.live_at, memory.live_problem = nics, None, ""
+        started = self._started(reading) if reading.running else None
+        if nics != memory.nics or not memory.same_boot(started):
+            memory.live, memory.live_at, memory.live_problem = [], None, ""
+        memory.nics, memory.started = nics, started
         reading.memory = memory
 
     def _read_live(self, reading: GuestReading, memory: GuestMemory) -> None:
-        started = started_at(reading.row.get("uptime"), self._now)
-        if not memory.same_boot(started):
-            memory.live, memory.live_at = [], None
-        memory.started = started
         try:
             found = self._ask_guest(reading)
         except (UnreachableError, NotFoundError):

@@ -113,8 +113,8 @@ def guest_fact(vmid: int, row: Row, observed_at: str) -> Fact:
 
 
 def guest_name(vmid: int, row: Row) -> str:
-    """The guest's name; Proxmox VE shows a nameless guest as its kind and number."""
-    return str(row.get("name") or f"{'CT' if row.get('type') == 'lxc' else 'VM'} {vmid}")
+    """The guest's name; one without is called as Proxmox VE would, and as an inventory can."""
+    return str(row.get("name") or f"{'CT' if row.get('type') == 'lxc' else 'VM'}{vmid}")
 
 
 def tag_list(text: Any) -> list[str]:

@@ -148,6 +148,17 @@ def test_a_restarted_guest_is_asked_for_its_address_again(cluster: FakeCluster, 
     assert guest(scan(), 101)["address"] == "10.0.0.51"
 
 
+def test_another_guest_of_the_same_vmid_and_looks_is_not_taken_for_the_old_one(
+    cluster: FakeCluster, scan: Scan
+) -> None:
+    row = cluster.lxc(101, "web", "10.0.0.7/24")
+    scan()
+    cluster.rows.remove(row)
+    cluster.lxc(101, "web", "10.0.0.99/24", uptime=60)
+    found = guest(scan(), 101)
+    assert found["address"] == "10.0.0.99"
+
+
 def test_old_addresses_and_configurations_are_read_again(
     cluster: FakeCluster, scan: Scan, later: Callable[[float], None]
 ) -> None:
@@ -375,7 +386,7 @@ def test_a_guest_that_was_never_read_is_unknown(cluster: FakeCluster, scan: Scan
     cluster.node("pve2", "offline")
     cluster.lxc(201, "far", node="pve2", status="unknown")["name"] = None
     found = guest(scan(), 201)
-    assert (found["freshness"], found["observed_at"], found["name"]) == ("unknown", None, "CT 201")
+    assert (found["freshness"], found["observed_at"], found["name"]) == ("unknown", None, "CT201")
 
 
 def test_a_node_that_stops_answering_is_left_alone_and_the_others_are_read(cluster: FakeCluster, scan: Scan) -> None:
