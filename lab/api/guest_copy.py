@@ -23,7 +23,7 @@ from lab.tasks import Task
 
 @guest_route("POST", "/{vmid}/clone")
 async def clone(call: Call) -> str:
-    lab, kind = call.lab, KINDS[call.kind]
+    lab = call.lab
     source = lab.guest(call.node, call.kind, call.vmid)
     new_id, snapname = int(call.params["newid"]), call.params.get("snapname")
     pool, target = str(call.params.get("pool", "")), str(call.params.get("target", call.node))
@@ -38,7 +38,7 @@ async def clone(call: Call) -> str:
     lab.store.guests[new_id] = guest
 
     async def work(task: Task) -> None:
-        async with lab.config_lock(kind, source.vmid), building(lab, guest, "clone"):
+        async with building(lab, guest, "clone", source):
             lab.check_space(*storages_of(guest.config))
             await task.drive(lab.driver.clone, source.vmid, snapname, spec_of(guest), task.log)
 

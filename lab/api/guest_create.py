@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from lab.core import Lab
@@ -51,24 +51,26 @@ def begin(call: Call, action: str, work: Work, node: str | None = None) -> str:
 
 
 @asynccontextmanager
-async def building(lab: Lab, guest: Guest, verb: str = "create") -> AsyncIterator[None]:
-    """While a new guest is made: its configuration is locked, and a failure leaves nothing of it behind.
+async def building(lab: Lab, guest: Guest, verb: str = "create", source: Guest | None = None) -> AsyncIterator[None]:
+    """While a new guest is made: it (and what it is made from) is locked, and a failure leaves nothing of it behind.
 
     Only a machine that could not be restored stays, with its lock: nobody cleans up after that.
     """
     kind = KINDS[guest.kind]
-    async with lab.config_lock(kind, guest.vmid):
-        try:
+    try:
+        async with AsyncExitStack() as locks:
+            for held in (source, guest) if source else (guest,):
+                await locks.enter_async_context(lab.config_lock(kind, held.vmid))
             yield
-        except (TaskError, ApiError, asyncio.CancelledError) as error:
-            if (guest.kind, verb) != ("qemu", "restore"):
-                await _remove(lab, guest)
-            if isinstance(error, OrderedFailure):
-                raise
-            text = INTERRUPTED if isinstance(error, asyncio.CancelledError) else str(error).rstrip("\n")
-            raise TaskError(f"unable to {verb} {kind.label} {guest.vmid} - {text}") from error
-        guest.config.pop("lock", None)
-        lab.store.guests.save(guest.vmid)
+            guest.config.pop("lock", None)
+            lab.store.guests.save(guest.vmid)
+    except (TaskError, ApiError, asyncio.CancelledError) as error:
+        if (guest.kind, verb) != ("qemu", "restore"):
+            await _remove(lab, guest)
+        if isinstance(error, OrderedFailure):
+            raise
+        text = INTERRUPTED if isinstance(error, asyncio.CancelledError) else str(error).rstrip("\n")
+        raise TaskError(f"unable to {verb} {kind.label} {guest.vmid} - {text}") from error
 
 
 async def _remove(lab: Lab, guest: Guest) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from lab.tests.harness import TEMPLATE, RunningLab
 
 
@@ -44,3 +46,27 @@ def test_protection_keeps_a_container(lab: RunningLab) -> None:
     lab.request("PUT", "/nodes/pve/lxc/101/config", {"protection": 0})
     assert lab.task("DELETE", "/nodes/pve/lxc/101") == "OK"
     assert lab.get("/nodes/pve/lxc") == []
+
+
+def test_a_clone_whose_source_stays_locked_leaves_nothing(lab: RunningLab) -> None:
+    lab.container(101)
+    lab.fault("config-lock", vmid=101, delay=0.1, count=1)
+    text = "can't lock file '/run/lock/lxc/pve-config-101.lock' - got timeout"
+    assert lab.task("POST", "/nodes/pve/lxc/101/clone", {"newid": 102}) == f"unable to clone CT 102 - {text}"
+    assert [guest["vmid"] for guest in lab.get("/nodes/pve/lxc")] == [101]
+
+
+def test_of_many_creates_of_one_vmid_exactly_one_succeeds(lab: RunningLab) -> None:
+    params = {"vmid": 150, "ostemplate": TEMPLATE, "rootfs": "local-lvm:1"}
+    headers = lab.root
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: lab.request("POST", "/nodes/pve/lxc", params, headers), range(8)))
+    assert sorted(reply.status for reply in replies) == [200] + [500] * 7
+    assert {reply.reason for reply in replies if reply.status == 500} == {"CT 150 already exists on node 'pve'"}
+
+
+def test_a_guest_that_takes_the_vmid_at_the_last_moment_is_not_ours(lab: RunningLab) -> None:
+    lab.fault("vmid-taken", vmid=101, count=1)
+    params = {"vmid": 101, "ostemplate": TEMPLATE, "rootfs": "local-lvm:1", "hostname": "ours"}
+    assert lab.request("POST", "/nodes/pve/lxc", params).reason == "CT 101 already exists on node 'pve'"
+    assert lab.get("/nodes/pve/lxc/101/config")["hostname"] == "intruder"
