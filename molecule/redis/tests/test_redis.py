@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 
 import pytest
 
+testinfra_hosts = ["ansible://molecule-redis"]
+
 PASSWORD = 's3cret with "quotes", \\ and spaces'
 PORT = 6379
 

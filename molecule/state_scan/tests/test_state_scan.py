@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+testinfra_hosts = ["ansible://molecule-state-scan"]
+
 DIRECTORY = "/var/lib/nhi"
 SECRET_FILE = "/etc/nhi/credentials/proxmox_token_secret"
 
