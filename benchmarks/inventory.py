@@ -177,7 +177,7 @@ def write_sources(directory: Path, hosts: int) -> dict[str, Path]:
 def as_static(listed: Mapping[str, Any]) -> dict[str, Any]:
     """The output of `--list` in the form that the yaml plugin reads."""
     groups = {
-        name: {"hosts": dict.fromkeys(group.get("hosts", ()))}
+        name: {key: dict.fromkeys(group.get(key, ())) for key in ("hosts", "children")}
         for name, group in listed.items()
         if name not in ("_meta", "all", "ungrouped")
     }

@@ -16,6 +16,11 @@ description:
     tag, pool and service.
   - Reads C(state.json) and its checksum from a directory. It never asks the Proxmox VE API, so it works while the API
     is down, and what it shows is exactly as old as the state.
+  - Every guest is in C(nhi_guests), and in C(nhi_lxc) or C(nhi_qemu). Further groups are C(nhi_node_NODE),
+    C(nhi_status_STATUS), C(nhi_pool_POOL), C(nhi_tag_TAG) and C(nhi_service_SERVICE), with each character that Ansible
+    does not allow in a group replaced by an underscore.
+  - A guest that was not read lately is in C(nhi_stale), one that was never read in C(nhi_unknown).
+  - Facts of a guest are variables that begin with C(nhi_). See them with C(ansible-inventory --host NAME).
   - Not for a lab that is never scanned. M(nhi.core.nhi_state_scan) writes the state.
 extends_documentation_fragment:
   - ansible.builtin.constructed
@@ -91,15 +96,22 @@ keyed_groups:
 # ansible-inventory -i inventory/lab.nhi_state.yml --graph
 #
 # @all:
-#   |--@nhi_lxc:
-#   |  |--redis-cache
+#   |--@ungrouped:
+#   |--@nhi_guests:
+#   |  |--@nhi_lxc:
+#   |  |  |--redis-cache
+#   |  |--@nhi_qemu:
+#   |--@nhi_stale:
+#   |--@nhi_unknown:
 #   |--@nhi_node_pve:
-#   |  |--redis-cache
-#   |--@nhi_service_redis:
 #   |  |--redis-cache
 #   |--@nhi_status_running:
 #   |  |--redis-cache
+#   |--@nhi_pool_ai_lab:
+#   |  |--redis-cache
 #   |--@nhi_tag_svc_redis:
+#   |  |--redis-cache
+#   |--@nhi_service_redis:
 #   |  |--redis-cache
 """
 
@@ -158,7 +170,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         super().parse(inventory, loader, path, cache)
         self._refuse_unknown_options(self._read_config_data(path), path)
         directory = self._state_directory(path)
-        inventory.set_variable("all", "nhi_state_dir", directory)
+        inventory.set_variable("all", "nhi_state_dir", _plain(directory))
         try:
             hosts = self._read_hosts(directory)
         except StateMissingError as error:

@@ -78,6 +78,7 @@ def test_guests_are_hosts_in_groups(tmp_path: Path, read: Read) -> None:
     inventory = read()
 
     assert list(inventory.hosts) == ["db", "redis-cache"]
+    assert members(inventory, "nhi_guests") == ["redis-cache", "db"]
     assert members(inventory, "nhi_qemu") == ["db"]
     assert members(inventory, "nhi_service_redis") == ["redis-cache"]
     assert inventory.hosts["redis-cache"].vars["ansible_host"] == "10.86.7.105"
@@ -88,7 +89,7 @@ def test_guests_are_hosts_in_groups(tmp_path: Path, read: Read) -> None:
 def test_groups_that_plays_name_exist_even_when_they_are_empty(tmp_path: Path, read: Read) -> None:
     write_state(tmp_path / "state", document([guest(101)]))
 
-    assert {"nhi_lxc", "nhi_qemu", "nhi_stale", "nhi_unknown"} <= set(read().groups)
+    assert {"nhi_guests", "nhi_lxc", "nhi_qemu", "nhi_stale", "nhi_unknown"} <= set(read().groups)
 
 
 def test_old_facts_are_marked_and_an_old_state_can_be_refused(tmp_path: Path, read: Read) -> None:
