@@ -23,8 +23,12 @@ def _say(text: str) -> None:
 
 def up(args: argparse.Namespace) -> int:
     directory: Path = args.dir
-    if control.running_pid(directory) is not None:
-        _say(f"already up: {_address(LabConfig.load(directory))} (state in {directory})")
+    pid = control.running_pid(directory)
+    if pid is not None:
+        running = LabConfig.load(directory)
+        if not control.wait_for_answer(running):
+            raise control.LabError(f"the daemon (pid {pid}) is still starting: see {directory}/{daemon.LOG_FILE}")
+        _say(f"already up: {_address(running)} (state in {directory})")
         return 0
     config, why = _wanted_config(args)
     control.prepare(directory, config)
@@ -83,7 +87,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def _address(config: LabConfig) -> str:
-    return f"https://{config.bind}:{config.port}/api2/json"
+    return f"https://{config.reachable}:{config.port}/api2/json"
 
 
 def fault(args: argparse.Namespace) -> int:
@@ -174,6 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return int(args.function(args))
+    except KeyboardInterrupt:
+        print("lab: interrupted; a daemon that was starting ends after its present step", file=sys.stderr)
+        return 130
     except (control.LabError, ConfigError, DriverError, OSError) as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1

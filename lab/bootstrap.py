@@ -105,7 +105,7 @@ def _grant(lab: Lab, acl: Acl) -> None:
 
 def environment(lab: Lab, credentials: Credentials, port: int) -> dict[str, str]:
     """Names as proxmoxer and community.proxmox read them, the demo token first; then what the playbooks read."""
-    host = lab.config.bind if lab.config.bind not in ("0.0.0.0", "::") else "127.0.0.1"
+    host = lab.config.reachable
     found = {
         "PROXMOX_HOST": host,
         "PROXMOX_PORT": str(port),

@@ -50,6 +50,11 @@ class LabConfig:
             raise ConfigError(f"--pve-version {self.pve_version}: known are 8 and 9")
 
     @property
+    def reachable(self) -> str:
+        """Where a client on this machine finds the API."""
+        return self.bind if self.bind not in ("0.0.0.0", "::") else "127.0.0.1"
+
+    @property
     def gateway(self) -> str:
         """The first address of the subnet: the bridge's own."""
         return str(ipaddress.IPv4Network(self.subnet).network_address + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -72,12 +73,16 @@ def start(directory: Path, say: Say) -> int:
             cwd="/",
             env={**os.environ, "PYTHONPATH": path},
         )
-    for line in _follow(log, offset, process):
-        if line == READY:
-            return process.pid
-        say(line)
-        if line.startswith("failed:"):
-            break
+    try:
+        for line in _follow(log, offset, process):
+            if line == READY:
+                return process.pid
+            say(line)
+            if line.startswith("failed:"):
+                break
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
     process.wait(STOP_SECONDS)
     raise LabError(f"the daemon did not start (exit code {process.returncode}): see {log}")
 
@@ -96,6 +101,19 @@ def _follow(log: Path, offset: int, process: subprocess.Popen[bytes]) -> Iterato
             elif " lab.progress " in line:
                 yield line.partition(" lab.progress ")[2].rstrip("\n")
     os.kill(process.pid, signal.SIGTERM)
+
+
+def wait_for_answer(config: LabConfig, seconds: float = 10.0) -> bool:
+    """Whether the port of a daemon that runs already takes connections, now or soon."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((config.reachable, config.port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
 
 
 def stop(directory: Path, *, kill: bool = False) -> bool:
@@ -126,4 +144,14 @@ def remove(directory: Path, say: Say) -> None:
         directory.rmdir()
 
 
-__all__ = ["ConfigError", "LabError", "prepare", "remembered", "remove", "running_pid", "start", "stop"]
+__all__ = [
+    "ConfigError",
+    "LabError",
+    "prepare",
+    "remembered",
+    "remove",
+    "running_pid",
+    "start",
+    "stop",
+    "wait_for_answer",
+]

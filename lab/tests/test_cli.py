@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,28 @@ def test_a_pid_without_its_lock_is_never_believed(tmp_path: Path) -> None:
         with pytest.raises(pidfile.AlreadyRunning):
             pidfile.hold(file)
     assert pidfile.running_pid(file) is None
+
+
+def test_up_that_is_interrupted_leaves_no_daemon(tmp_path: Path, port: int) -> None:
+    directory = tmp_path / "lab"
+    command = [sys.executable, "-m", "lab", "up", "--driver", "memory", "--port", str(port), "--dir", str(directory)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert started.stdout is not None
+    assert "starting with the driver 'memory'" in started.stdout.readline()
+    started.send_signal(signal.SIGINT)
+    _, told = started.communicate(timeout=30)
+    if started.returncode == 130:  # else it was up before the signal came
+        assert "interrupted" in told
+        wait_until(lambda: pidfile.running_pid(directory / "daemon.pid") is None)
+    lab("down", "--dir", directory)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def one_line(result: subprocess.CompletedProcess[str]) -> str:
