@@ -47,6 +47,18 @@ PLAYBOOK = """
           - item.results | map(attribute='changed') == [true, false, true, false]
       loop: ["{{ created }}", "{{ started }}"]
       loop_control: {label: ""}
+    - name: Create and start a machine with an agent
+      community.proxmox.proxmox_kvm:
+        node: pve
+        vmid: 303
+        name: vm1
+        memory: 64
+        agent: "1"
+        pool: ai-lab
+        net: {net0: "virtio,bridge=vmbr0"}
+        ipconfig: {ipconfig0: ip=10.99.0.33/24}
+        state: "{{ item }}"
+      loop: [present, started]
   vars:
     guests:
       - {vmid: 301, name: web1, address: 10.99.0.31}
@@ -61,6 +73,7 @@ token_secret: {token_secret}
 validate_certs: false
 want_facts: true
 want_proxmox_nodes_ansible_host: false
+qemu_extended_statuses: true
 keyed_groups:
   - key: proxmox_tags_parsed
     prefix: tag
@@ -96,7 +109,7 @@ def played(clients: Clients, project: Path) -> str:
 
 def test_the_playbook_changes_once(played: str) -> None:
     recap = played.splitlines()[-2]
-    assert re.search(r"ok=3 +changed=2 +unreachable=0 +failed=0", recap), played
+    assert re.search(r"ok=4 +changed=3 +unreachable=0 +failed=0", recap), played
 
 
 def plain(value: dict[str, Any]) -> Any:
@@ -112,7 +125,10 @@ def test_the_inventory_knows_the_guests(clients: Clients, project: Path, played:
         clients.run("ansible-inventory", "-i", "lab.proxmox.yml", "--list", cwd=project), object_hook=plain
     )
     assert set(inventory["proxmox_all_lxc"]["hosts"]) == {"web1", "web2"}
-    assert set(inventory["proxmox_all_running"]["hosts"]) == {"web1", "web2"}
+    assert set(inventory["proxmox_all_qemu"]["hosts"]) == {"vm1"}
+    assert set(inventory["proxmox_all_running"]["hosts"]) == {"web1", "web2", "vm1"}
+    assert set(inventory["proxmox_pool_ai_lab"]["hosts"]) == {"vm1"}
+    assert set(inventory["proxmox_nodes"]["hosts"]) == {"pve"}
     assert set(inventory["proxmox_pve_lxc"]["hosts"]) == {"web1", "web2"}
     assert set(inventory["tag_web"]["hosts"]) == {"web1", "web2"}
     facts = inventory["_meta"]["hostvars"]["web1"]
@@ -120,4 +136,8 @@ def test_the_inventory_knows_the_guests(clients: Clients, project: Path, played:
     assert facts["proxmox_snapshots"] == []
     assert facts["proxmox_net0"]["ip"] == "10.99.0.31/24"
     assert facts["ansible_host"] == "10.99.0.31"
+    machine = inventory["_meta"]["hostvars"]["vm1"]
+    assert (machine["proxmox_qmpstatus"], machine["proxmox_status"]) == ("running", "running")
+    addresses = [address for card in machine["proxmox_agent_interfaces"] for address in card["ip-addresses"]]
+    assert "10.99.0.33/24" in addresses
     assert "eth0" in [interface["name"] for interface in facts["proxmox_lxc_interfaces"]]

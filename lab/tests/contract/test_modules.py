@@ -160,6 +160,13 @@ class TestMachines:
         )
         assert status(clients, new) == "stopped"
 
+    def test_disk(self, clients: Clients, machine: int) -> None:
+        disk = {"vmid": machine, "disk": "scsi1"}
+        assert clients.ok("proxmox_disk", **disk, storage="local-lvm", size=1, state="present")["changed"]
+        assert clients.ok("proxmox_disk", **disk, size="+1G", state="resized")["changed"]
+        [row] = clients.ok("proxmox_vm_info", vmid=machine, config="current")["proxmox_vms"]
+        assert "size=2G" in row["config"]["scsi1"]
+
     def test_network_card(self, clients: Clients, machine: int) -> None:
         card = {"vmid": machine, "interface": "net3", "bridge": "vmbr0", "firewall": True}
         told = [clients.ok("proxmox_nic", **card, state=state)["msg"] for state in ("present", "present", "absent")]
@@ -221,6 +228,29 @@ class TestPools:
         assert "remove members" in clients.module("proxmox_pool", poolid="team", state="absent")["msg"]
         assert clients.ok("proxmox_pool_member", **member, state="absent")["changed"]
         assert clients.ok("proxmox_pool", poolid="team", state="absent")["changed"]
+
+
+class TestAccess:
+    def test_users(self, clients: Clients) -> None:
+        user = {"userid": "alice@pve", "firstname": "Alice"}
+        assert clients.ok("proxmox_user", **user, password="correct-horse")["changed"]
+        assert not clients.ok("proxmox_user", **user)["changed"]
+        [found] = clients.ok("proxmox_user_info", userid="alice@pve")["proxmox_users"]
+        assert found["firstname"] == "Alice"
+        assert clients.ok("proxmox_user", userid="alice@pve", state="absent")["changed"]
+
+    def test_grants(self, clients: Clients) -> None:
+        clients.ok("proxmox_user", userid="bob@pve")
+        grant = {"path": "/vms", "type": "user", "ugid": "bob@pve", "roleid": "PVEVMAdmin"}
+        changes = [
+            clients.ok("proxmox_access_acl", **grant, state=state)["changed"]
+            for state in ("present", "present", "absent", "absent")
+        ]
+        assert changes == [True, False, True, False]
+
+    def test_realms_and_groups(self, clients: Clients) -> None:
+        assert {d["realm"] for d in clients.ok("proxmox_domain_info")["proxmox_domains"]} == {"pam", "pve"}
+        assert clients.ok("proxmox_group_info")["proxmox_groups"] == []
 
 
 class TestFacts:
