@@ -123,13 +123,12 @@ class Scanner:
 
     def _overview(self, old: Mapping[str, Any] | None) -> tuple[Resources, dict[str, Any]]:
         """The cluster's rows, and its version, name and tasks; only the rows are indispensable."""
+        # Alone: a token that is refused is refused once, or a guard such as fail2ban would ban us for four at a time.
+        resources = sort_rows(self._client.get("/cluster/resources") or ())
         # A node that is no member of a cluster has no name to ask for again.
         known = old["cluster"] if old and self._memory.guests else None
-        paths = ["/cluster/resources", "/version", "/cluster/tasks", *([] if known else ["/cluster/status"])]
-        answers = dict(
-            run_in_lanes([(path, path) for path in paths], self._overview_answer, per_lane=1, in_total=len(paths))
-        )
-        resources = sort_rows(answers["/cluster/resources"] or ())
+        paths = ["/version", "/cluster/tasks", *([] if known else ["/cluster/status"])]
+        answers = dict(run_in_lanes([(path, path) for path in paths], self._answer, per_lane=1, in_total=len(paths)))
         self._tasks = answers["/cluster/tasks"] or []
         cluster = {
             "name": known["name"] if known else _cluster_name(answers["/cluster/status"]),
@@ -139,8 +138,8 @@ class Scanner:
         }
         return resources, cluster
 
-    def _overview_answer(self, path: str) -> tuple[str, Any]:
-        return path, self._client.get(path) if path == "/cluster/resources" else self._optional(path)
+    def _answer(self, path: str) -> tuple[str, Any]:
+        return path, self._optional(path)
 
     def _optional(self, path: str) -> Any:
         try:
