@@ -222,7 +222,7 @@ def own_work(directory: Path, rounds: int) -> list[Measured]:
     now = utc_now()
     read_and_shaped = timed(
         "read, verify and shape",
-        lambda: list(inventory_hosts(read_state(str(directory), max_age=60, now=now), now=now, stale_after=900)),
+        lambda: list(inventory_hosts(read_state(str(directory), max_age=86400, now=now), now=now, stale_after=900)),
         rounds,
     )
     return [timed("read and verify", lambda: StateStore(directory).read(), rounds), read_and_shaped]
