@@ -255,7 +255,8 @@ def main(arguments: list[str] | None = None) -> int:
         f"`python -m benchmarks.scan`, {options.nodes} nodes, {options.delay * 1000:.0f} ms per request, three requests"
         f" of a node at once, median of {options.rounds} scans, one run of the peer;"
         f" ansible-core {ansible.release.__version__}, Python {platform.python_version()}, {os.cpu_count()} CPU cores"
-        f" (load average {os.getloadavg()[0]:.1f} when it began), {datetime.now(UTC):%Y-%m-%d}. Both found the same address of every running guest."
+        f" (load average {os.getloadavg()[0]:.1f} when it began), {datetime.now(UTC):%Y-%m-%d}."
+        " Both found the same address of every running guest."
     )
     lines = ["# Scan with addresses", "", circumstances, ""]
     problems: list[str] = []
