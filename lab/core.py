@@ -103,7 +103,8 @@ class Lab:
             await asyncio.sleep(fault.delay or CONFIG_LOCK_SECONDS)
             raise timeout
         try:
-            await asyncio.wait_for(lock.acquire(), CONFIG_LOCK_SECONDS)
+            async with asyncio.timeout(CONFIG_LOCK_SECONDS):  # wait_for loses an interrupt that comes just now
+                await lock.acquire()
         except TimeoutError:
             raise timeout from None
         try:

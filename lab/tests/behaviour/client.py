@@ -6,10 +6,12 @@ import http.client
 import json
 import socket
 import ssl
+import threading
 import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 FORM = "application/x-www-form-urlencoded"
@@ -58,12 +60,16 @@ class Wire:
 
     def __init__(self, port: int, *, tls: bool = True, timeout: float = 45) -> None:
         plain = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        self.is_kept = True  # as far as the answers tell
         self._socket = _unverified().wrap_socket(plain) if tls else plain
 
     def __enter__(self) -> Wire:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     def send(self, request: bytes) -> Answer:
@@ -72,26 +78,60 @@ class Wire:
         self._socket.sendall(request)
         answer = http.client.HTTPResponse(self._socket, method=request.split(b" ", 1)[0].decode())
         answer.begin()
+        self.is_kept = not answer.will_close
         body = answer.read()
         headers = {name.lower(): value for name, value in answer.getheaders()}
         return Answer(answer.status, answer.reason, headers, body, time.monotonic() - start)
 
-    def is_closed(self) -> bool:
-        """Whether the other end hangs up within a second."""
-        self._socket.settimeout(1)
+    def is_closed(self, seconds: float = 1) -> bool:
+        """Whether the other end hangs up within that time."""
+        before = self._socket.gettimeout()
+        self._socket.settimeout(seconds)
         try:
             return self._socket.recv(1) == b""
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
             return False
         except OSError:
             return True
+        finally:
+            self._socket.settimeout(before)
 
 
+@cache
 def _unverified() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+class _Kept(threading.local):
+    """The idle connections of a thread, by port."""
+
+    def __init__(self) -> None:
+        self.wires: dict[int, Wire] = {}
+
+
+_kept = _Kept()
+
+
+def _exchange(port: int, request: bytes) -> Answer:
+    """Over the kept connection if there is one and the other end has not left it meanwhile."""
+    wire = _kept.wires.pop(port, None)
+    if wire is not None and wire.is_closed(0):
+        wire.close()
+        wire = None
+    wire = wire or Wire(port)
+    try:
+        answer = wire.send(request)
+    except BaseException:
+        wire.close()
+        raise
+    if wire.is_kept:
+        _kept.wires[port] = wire
+    else:
+        wire.close()
+    return answer
 
 
 def encode(params: Mapping[str, Any]) -> str:
@@ -121,9 +161,8 @@ class Api:
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
     def send(self, method: str, target: str, body: bytes = b"", /, **headers: str) -> Answer:
-        """One request over its own connection; `target` is the whole path of the URL."""
-        with Wire(self.port) as wire:
-            return wire.send(self.request(method, target, body, **headers))
+        """One request; `target` is the whole path of the URL. Connections are kept while the answers allow it."""
+        return _exchange(self.port, self.request(method, target, body, **headers))
 
     def get(self, path: str, /, **params: Any) -> Answer:
         return self._with_query("GET", path, params)

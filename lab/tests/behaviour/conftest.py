@@ -62,6 +62,13 @@ def locked(world: World) -> Iterator[int]:
 
 @pytest.fixture
 def slowly(world: World) -> Iterator[None]:
-    """Creating a container takes half a second."""
-    with world.fault("task-slow", task="vzcreate", delay=0.5):
+    """Creating a container takes a second."""
+    with world.fault("task-slow", task="vzcreate", delay=1):
+        yield
+
+
+@pytest.fixture
+def endlessly(world: World) -> Iterator[None]:
+    """Creating a container takes longer than any test."""
+    with world.fault("task-slow", task="vzcreate", delay=300):
         yield

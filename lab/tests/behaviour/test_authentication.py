@@ -6,7 +6,6 @@ import re
 import time
 import urllib.parse
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -226,31 +225,3 @@ def test_the_csrf_token_of_another_user_is_invalid(world: World, user: str) -> N
         Cookie=mine.headers["Cookie"], CSRFPreventionToken=other.headers["CSRFPreventionToken"]
     )
     refused(mixed.post("/pools", poolid="mixed"), "401 Permission denied - invalid csrf token")
-
-
-# The delay, once and for real: all rows at the same time
-
-
-@pytest.fixture(scope="module")
-def slow_world(lab: Callable[..., World]) -> World:
-    return lab("--auth-delay", "3")
-
-
-def test_every_401_takes_three_seconds(slow_world: World) -> None:
-    anonymous = slow_world.anonymous
-    calls: dict[str, Callable[[], Answer]] = {
-        "no header": lambda: anonymous.get("/version"),
-        "no header, unknown path": lambda: anonymous.get("/nosuch"),
-        "garbage": lambda: authorization(slow_world, "PVEAPIToken=garbage").get("/version"),
-        "wrong password": lambda: anonymous.post("/access/ticket", username="root@pam", password="wrong"),
-        "no csrf": lambda: anonymous.signed(Cookie=slow_world.root.headers["Cookie"]).post("/pools", poolid="x"),
-    }
-    slow_world.root.get("/version")
-    with ThreadPoolExecutor(len(calls)) as pool:
-        answers = dict(zip(calls, pool.map(lambda call: call(), calls.values()), strict=True))
-    assert {name: a.status for name, a in answers.items()} == dict.fromkeys(calls, 401)
-    assert {name: 2.95 <= a.seconds <= 4 for name, a in answers.items()} == dict.fromkeys(calls, True)
-
-
-def test_nothing_else_is_delayed(slow_world: World) -> None:
-    assert slow_world.root.get("/version").seconds < 1

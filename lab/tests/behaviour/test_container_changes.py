@@ -148,12 +148,6 @@ class TestConfig:
         assert world.config(vmid)["tags"] == "app;web"
 
     @pytest.mark.slow
-    def test_config_lock_held(self, world: World, vmid: int) -> None:
-        with world.fault("config-lock", vmid=vmid):
-            answer = self.put(world, vmid, onboot=0)
-        expect(answer, f"500 can't lock file '/run/lock/lxc/pve-config-{vmid}.lock' - got timeout")
-        assert 9 <= answer.seconds <= 12
-
     def test_config_lock_held_fails_the_stop_task(self, world: World) -> None:
         vmid = world.container(running=True)
         with world.fault("config-lock", vmid=vmid, delay=0.1):

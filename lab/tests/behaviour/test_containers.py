@@ -142,7 +142,7 @@ class TestCreate:
         same: dict[str, Any] = {"hostname": "twin", "net0": f"name=eth0,bridge={world.bridge},ip=10.99.0.5/24"}
         assert world.container(**same) != world.container(**same)
 
-    def test_stopping_the_task_removes_the_container(self, world: World, slowly: None) -> None:
+    def test_stopping_the_task_removes_the_container(self, world: World, endlessly: None) -> None:
         vmid = world.vmid()
         upid = world.create(vmid=vmid).data
         assert world.root.delete(f"/nodes/{NODE}/tasks/{upid}").data is None
@@ -196,7 +196,7 @@ class TestMissing:
 
     def test_the_vmid_is_free_when_the_destroy_has_ended(self, world: World) -> None:
         vmid = world.container()
-        with world.fault("task-slow", task="vzdestroy", vmid=vmid, delay=0.5):
+        with world.fault("task-slow", task="vzdestroy", vmid=vmid, delay=1):
             answer = world.root.delete(ct(vmid))
             assert world.root.get("/cluster/nextid", vmid=vmid).errors == {"vmid": f"VM {vmid} already exists"}
             expect(world.create(vmid=vmid), f"500 CT {vmid} already exists on node '{NODE}'")

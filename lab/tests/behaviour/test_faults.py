@@ -45,9 +45,9 @@ class TestNodes:
         expect(world.create(vmid=vmid), f"500 CT {vmid} already exists on node '{OTHER}'")
 
     def test_a_slow_node_answers_late(self, world: World) -> None:
-        with world.fault("slow", node=OTHER, delay=0.4):
-            assert world.root.get(f"/nodes/{OTHER}/status").seconds >= 0.4
-            assert world.root.get(f"/nodes/{NODE}/status").seconds < 0.4
+        with world.fault("slow", node=OTHER, delay=1):
+            assert world.root.get(f"/nodes/{OTHER}/status").seconds >= 1
+            assert world.root.get(f"/nodes/{NODE}/status").seconds < 1
 
     def test_a_call_that_takes_too_long_is_596(self, world: World) -> None:
         with world.fault("proxy-timeout", path="*/storage/*/content", delay=0.2):
@@ -64,13 +64,6 @@ class TestNodes:
 
 
 class TestGuests:
-    def test_a_dead_agent_takes_three_seconds(self, world: World) -> None:
-        vmid = world.machine(running=True, agent="1")
-        with world.fault("dead-agent", vmid=vmid):
-            answer = world.root.get(vm(vmid, AGENT))
-        expect(answer, "500 QEMU guest agent is not running")
-        assert 2.9 <= answer.seconds < 4
-
     def test_a_stuck_lock(self, world: World) -> None:
         vmid = world.container()
         with world.fault("stuck-lock", vmid=vmid, text="snapshot"):
@@ -115,9 +108,9 @@ class TestTasks:
         expect(world.root.delete(ct(vmid)), "500 CT is locked (snapshot)")
 
     def test_a_slow_task(self, world: World) -> None:
-        with world.fault("task-slow", task="vzcreate", delay=0.4):
+        with world.fault("task-slow", task="vzcreate", delay=1):
             answer = world.create()
-            assert answer.seconds < 0.4
+            assert answer.seconds < 1
             assert world.root.get(f"{task(answer.data)}/status").data["status"] == "running"
         world.succeeds(answer)
 
@@ -151,7 +144,7 @@ class TestDaemon:
         token = own.someone({"/vms": ["VM.Audit"]})
         before = token.get(ct(vmid, "/config")).data
         done = own.root.get(f"/nodes/{NODE}/tasks", vmid=vmid).data
-        with own.fault("task-slow", task="vzcreate", delay=5):
+        with own.fault("task-slow", task="vzcreate", delay=300):
             interrupted = own.create().data
             with own.fault("daemon-crash", path="*/version", count=1), pytest.raises((ConnectionError, HTTPException)):
                 own.root.get("/version")
@@ -179,13 +172,13 @@ class TestOrdering:
         return done.stdout
 
     def test_by_the_command_line(self, world: World) -> None:
-        self.fault(world, "set", "slow", "--path", "*/version", "--delay", "0.3")
+        self.fault(world, "set", "slow", "--path", "*/version", "--delay", "1")
         try:
-            assert world.root.get("/version").seconds >= 0.3
+            assert world.root.get("/version").seconds >= 1
             assert "slow" in self.fault(world, "list")
         finally:
             self.fault(world, "clear")
-        assert world.root.get("/version").seconds < 0.3
+        assert world.root.get("/version").seconds < 1
 
 
 def test_ordered_counts_are_used_up(world: World) -> None:

@@ -172,7 +172,7 @@ class TestBackups:
 
     def test_one_at_a_time_on_a_node(self, world: World, store: str) -> None:
         wanted = {"storage": store, "mode": "stop"}
-        with world.fault("task-slow", task="vzdump", delay=0.5, count=1):
+        with world.fault("task-slow", task="vzdump", delay=1, count=1):
             first = world.root.post(f"/nodes/{NODE}/vzdump", vmid=world.container(), **wanted)
             second = world.root.post(f"/nodes/{NODE}/vzdump", vmid=world.container(), **wanted)
             world.succeeds(second)

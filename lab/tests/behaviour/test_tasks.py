@@ -180,7 +180,7 @@ class TestStop:
     def test_a_finished_task(self, world: World, made: str) -> None:
         assert world.root.delete(task(made)).json == {"data": None}
 
-    def test_a_running_task(self, world: World, slowly: None) -> None:
+    def test_a_running_task(self, world: World, endlessly: None) -> None:
         upid = world.create().data
         answer = world.root.delete(task(upid))
         assert answer.json == {"data": None}
