@@ -36,7 +36,7 @@ def pytest(marks: str, *paths: str | Path) -> list[str | Path]:
 def suites() -> list[Suite]:
     """All suites in the order in which they run: what fails fast comes first.
 
-    Tests in memory wait more than they work, so two files run at a time; containers share the host's bridges and do not.
+    Tests in memory wait more than they work, so two files run at a time. Containers do not.
     """
     places = ("lab/tests", CORE / "tests/unit", CORE / "services/tests", "tests")
     two = ("-n", "2", "--dist", "loadfile")
