@@ -152,6 +152,12 @@ changed_guests:
   type: list
   elements: dict
   sample: [{"change": "changed", "facts": ["health", "status"], "name": "redis-cache", "vmid": 105}]
+nodes:
+  description: The nodes as they stand in the state, in check mode as they would.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{"cpu_cores": 12, "memory_total_mib": 32000, "name": "pve", "status": "online"}]
 alerts:
   description: All alerts of the state.
   returned: success
@@ -198,6 +204,7 @@ def result_of(report: ScanReport) -> dict[str, Any]:
         "api_calls": report.result.api_calls,
         "kind": report.result.kind,
         "changed_guests": report.changed_guests,
+        "nodes": document["infrastructure"]["nodes"],
         "alerts": document["alerts"],
         "revision": document["meta"]["revision"],
         "topology_fingerprint": document["meta"]["topology_fingerprint"],
