@@ -20,11 +20,11 @@ class Database:
     """The file. WAL without fsync: a killed process loses nothing, a power cut may lose the last change."""
 
     def __init__(self, path: Path) -> None:
+        path.touch(mode=0o600)  # before SQLite: the files beside it are made with the same mode
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=OFF")
         self._connection.execute(SCHEMA)
-        path.chmod(0o600)
 
     def load(self, kind: str) -> Iterator[tuple[str, Any]]:
         for key, value in self._connection.execute("SELECT key, value FROM records WHERE kind = ?", (kind,)):
