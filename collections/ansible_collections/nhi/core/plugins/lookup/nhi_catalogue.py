@@ -8,7 +8,7 @@ name: nhi_catalogue
 short_description: Look up entries of the service catalogue
 version_added: 0.1.0
 author:
-  - NHI contributors (@nhi)
+  - NHI contributors (@nhi-lab)
 description:
   - Returns what is known about a service before a guest offers it, that is its role, sizes, ports and health checks.
   - To find a running instance use P(nhi.core.nhi_endpoint#lookup).

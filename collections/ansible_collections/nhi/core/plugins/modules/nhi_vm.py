@@ -180,7 +180,7 @@ options:
     type: int
     default: 100
 author:
-  - NHI contributors (@nhi-project)
+  - NHI contributors (@nhi-lab)
 seealso:
   - module: nhi.core.nhi_state_scan
 """
