@@ -19,6 +19,10 @@ if [ -d .lab ]; then
 elif [ -e infrastructure/state.json ]; then
     echo "infrastructure/state.json stays: it is not known to be of a lab made here"
 fi
+# A lab of the role scenarios that was killed, or kept.
+if [ -d "$NHI_CACHE/molecule/lab" ]; then
+    "$NHI_VENV/bin/python" -m lab down --dir "$NHI_CACHE/molecule/lab"
+fi
 # Container templates that the lab keeps for next time.
 [ ! -w /var/cache ] || rm -rf /var/cache/nhi-lab
 if [ -s "$NHI_CACHE/debian-packages" ]; then

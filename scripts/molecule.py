@@ -13,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +108,13 @@ def test(wanted: Sequence[str], lab: Lab, directory: Path) -> list[str]:
     return [name for name in wanted if not run_scenario(name, directory, env)]
 
 
+def remove(directory: Path, lab: Lab) -> None:
+    """Leave nothing of a run, of this one or of one that was killed."""
+    if lab.directory.exists():
+        lab.down()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenario", nargs="*", help=f"{', '.join(scenarios())} (all)")
@@ -123,16 +129,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("molecule: the guests are real containers, and making them needs root", file=sys.stderr)
         return 1
-    directory = Path(tempfile.mkdtemp(prefix="nhi-molecule-"))
+    directory = Path(os.environ["NHI_CACHE"]) / "molecule"
     lab = Lab(directory / "lab", options.bridge, options.subnet)
+    remove(directory, lab)
+    directory.mkdir(parents=True)
     try:
         failed = test(wanted, lab, directory)
     finally:
         if options.keep:
             print(f"molecule: kept in {directory}; remove it with `python -m lab down --dir {lab.directory}`")
         else:
-            lab.down()
-            shutil.rmtree(directory)
+            remove(directory, lab)
     print(f"molecule: failed: {', '.join(failed)}" if failed else f"molecule: passed: {', '.join(wanted)}")
     return 1 if failed else 0
 
