@@ -19,7 +19,7 @@ import pytest
 from .conftest import COLLECTIONS, ROOT, Lab, Operator, running_lab, tool
 
 # Addresses for documentation: no network of any host, so nothing outside the lab is ever asked.
-NETWORK = {"range": "198.51.100.105-198.51.100.199", "prefix": 24, "gateway": "198.51.100.1"}
+NETWORK = {"range": "127.86.5.105-127.86.5.199", "prefix": 24, "gateway": "127.86.5.1"}
 REDIS: dict[str, Any] = {
     "name": "redis-cache", "state": "started", "template": "debian-12", "purpose": "cache", "cores": 1, "memory": 256,
     "disk": 2, "network": NETWORK, "tags": ["svc-redis"], "pool": "ai-lab",
@@ -71,7 +71,7 @@ def test_check_mode_sends_only_reads_and_leaves_no_file(operator: Operator, vm: 
 
 def test_a_guest_from_birth_to_end(operator: Operator, vm: Callable[..., Any]) -> None:
     made = vm(**REDIS)
-    assert made["vm"] | {"vmid": 105, "address": "198.51.100.105", "status": "running"} == made["vm"], made
+    assert made["vm"] | {"vmid": 105, "address": "127.86.5.105", "status": "running"} == made["vm"], made
     assert made["vm"]["tags"] == ["purpose-cache", "svc-redis"]
     before = len(operator.lab.writes())
     assert vm(**REDIS)["changed"] is False
@@ -87,7 +87,7 @@ def test_a_guest_from_birth_to_end(operator: Operator, vm: Callable[..., Any]) -
     )
     assert vm(name="redis-cache", state="stopped")["vm"]["status"] == "stopped"
     assert vm(name="redis-cache", state="stopped")["changed"] is False
-    assert vm(name="redis-cache", state="started")["vm"]["address"] == "198.51.100.105"
+    assert vm(name="redis-cache", state="started")["vm"]["address"] == "127.86.5.105"
     assert [a["kind"] for a in vm(name="redis-cache", state="restarted")["actions"]] == ["stop", "start"]
 
     assert "protection: false" in failure(vm(name="redis-cache", state="absent", confirm="redis-cache"))
@@ -145,7 +145,7 @@ def test_a_task_that_fails_half_way_is_undone(operator: Operator, vm: Callable[.
     assert "106 redis-cache" in message
     operator.lab.fault("clear")
     assert list(guests(operator).values()) == ["neighbour"]
-    assert vm(**REDIS)["vm"]["address"] == "198.51.100.106"
+    assert vm(**REDIS)["vm"]["address"] == "127.86.5.106"
 
 
 def test_destroying_postgres_shows_what_would_go(operator: Operator, vm: Callable[..., Any]) -> None:
@@ -181,9 +181,9 @@ def test_the_brain_is_refused_whatever_is_said(operator: Operator, vm: Callable[
 def test_a_machine_is_created_and_found_again(operator: Operator, vm: Callable[..., Any]) -> None:
     wish = {
         "name": "webapp", "type": "qemu", "state": "started", "cores": 1, "memory": 512, "disk": 3,
-        "network": {"ip": "198.51.100.110/24", "gateway": "198.51.100.1"}, "onboot": True, "tags": ["web"],
+        "network": {"ip": "127.86.5.110/24", "gateway": "127.86.5.1"}, "onboot": True, "tags": ["web"],
     }  # fmt: skip
-    assert vm(**wish)["vm"]["address"] == "198.51.100.110"
+    assert vm(**wish)["vm"]["address"] == "127.86.5.110"
     assert vm(**wish)["changed"] is False
     assert vm(name="webapp", memory=1024)["restart_required"] == ["memory"]
     assert vm(name="webapp", memory=1024)["changed"] is False
@@ -281,11 +281,11 @@ def test_what_is_not_there_is_refused_before_anything_is_done(
 
 
 def test_no_free_address_is_said_with_numbers(operator: Operator, vm: Callable[..., Any]) -> None:
-    one = {**REDIS, "network": {"range": "198.51.100.105", "prefix": 24}}
+    one = {**REDIS, "network": {"range": "127.86.5.105", "prefix": 24}}
     vm(**one)
     before = len(operator.lab.writes())
     message = failure(vm(**{**one, "name": "second"}))
-    assert "no address is free in 198.51.100.105-198.51.100.105: all 1 are taken" in message
+    assert "no address is free in 127.86.5.105-127.86.5.105: all 1 are taken" in message
     assert len(operator.lab.writes()) == before
 
 
