@@ -34,4 +34,5 @@ rmdir "$(dirname "$NHI_CACHE")" 2>/dev/null || true
 find . -name .git -prune -o -type d \( -name __pycache__ -o -name '.*_cache' -o -name .hypothesis -o -name .ansible \) \
     -prune -exec rm -rf {} +
 core=collections/ansible_collections/nhi/core
-rm -rf "$core"/tests/output "$core"/services/{build,dist}
+rm -rf "$core"/tests/output "$core"/tests/integration/{inventory,integration_config.yml} "$core"/services/{build,dist}
+rm -f "$core"/changelogs/.plugin-cache.yaml
