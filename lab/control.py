@@ -16,6 +16,7 @@ from lab import embedded, pidfile
 from lab.config import FILE, ConfigError, LabConfig
 from lab.daemon import LOG_FILE, PID_FILE, READY
 from lab.drivers import DriverSettings, make
+from lab.drivers.base import Driver
 
 Say = Callable[[str], None]
 
@@ -43,7 +44,6 @@ def remembered(directory: Path) -> LabConfig | None:
 
 def prepare(directory: Path, config: LabConfig) -> None:
     """Make the directory of a new lab, or remember changed settings of a stopped one."""
-    directory.mkdir(parents=True, exist_ok=True)
     before = remembered(directory)
     if before:
         fixed = ("driver", "subnet", "bridge", "nodes", "pve_version")
@@ -52,9 +52,15 @@ def prepare(directory: Path, config: LabConfig) -> None:
             raise LabError(
                 f"the lab in {directory} was made with another {changed[0]}: run `down` first, or use another --dir"
             )
-    elif any(entry.name not in MADE_FILES for entry in directory.iterdir()):
+    elif directory.exists() and any(entry.name not in MADE_FILES for entry in directory.iterdir()):
         raise LabError(f"{directory} is not empty and no lab: choose another --dir")
+    _driver(directory, config)  # refuses what it can not work with, while nothing is written yet
+    directory.mkdir(parents=True, exist_ok=True)
     config.save(directory)
+
+
+def _driver(directory: Path, config: LabConfig) -> Driver:
+    return make(config.driver, DriverSettings(directory / "driver", config.subnet, config.bridge))
 
 
 def start(directory: Path, say: Say) -> int:
@@ -134,7 +140,7 @@ def remove(directory: Path, say: Say) -> None:
     """Take away everything the driver made and all files of the lab; nothing else in the directory is touched."""
     config = LabConfig.load(directory)
     embedded.stop(directory)
-    make(config.driver, DriverSettings(directory / "driver", config.subnet, config.bridge)).down(say)
+    _driver(directory, config).down(say)
     for name in MADE_DIRECTORIES:
         if (directory / name).is_dir():
             shutil.rmtree(directory / name)

@@ -76,6 +76,14 @@ def test_a_stopped_lab_does_not_change_its_network(up: Path) -> None:
     assert "was made with another subnet" in refused.stderr
 
 
+@pytest.mark.parametrize(("directory", "bridge"), [("lab", "not-a-name"), ("my lab", "nhilab0")])
+def test_what_the_driver_can_not_work_with_leaves_nothing(tmp_path: Path, directory: str, bridge: str) -> None:
+    refused = lab("up", "--driver", "lxc", "--dir", tmp_path / directory, "--bridge", bridge)
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_daemon_is_noticed_and_started_again(up: Path) -> None:
     before = json.loads(lab("status", "--json", "--dir", up).stdout)["pid"]
     crashed = lab("fault", "crash", "--dir", up)
