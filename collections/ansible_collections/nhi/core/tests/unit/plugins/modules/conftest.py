@@ -10,5 +10,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def on_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests of controller plugins turn ansible-core's module_utils into the controller's: warnings are then displayed."""
+    """Tests of controller plugins turn ansible-core's module_utils into the controller's, which displays warnings."""
     monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)
