@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import GraphError
+from .files import explain
 
 CRITICALITIES = ("low", "medium", "high", "critical")
 _KEYS = frozenset(
@@ -128,6 +129,17 @@ def load_graph(path: Path) -> DependencyGraph:
         return parse_graph(document)
     except GraphError as e:
         raise GraphError(f"{path}: {e}") from e
+
+
+def find_graph(named: str | None, state_dir: str) -> DependencyGraph | None:
+    """The graph in the named file, else the one in the state directory if there is one."""
+    if named:
+        return load_graph(Path(named))
+    default = Path(state_dir) / "dependency_graph.json"
+    try:
+        return load_graph(default) if default.exists() else None
+    except OSError as e:
+        raise GraphError(f"{default} can not be looked at: {explain(e)}; correct state_dir or its owner") from e
 
 
 def parse_graph(document: Any) -> DependencyGraph:

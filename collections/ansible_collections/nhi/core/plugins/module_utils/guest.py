@@ -30,6 +30,8 @@ class Found:
     config: Mapping[str, Any]
     pool: str | None = None
     lock: str | None = None
+    # The task that holds the lock, in words; None when nobody knows.
+    holder: str | None = None
 
     @property
     def label(self) -> str:
@@ -196,7 +198,7 @@ def plan_existing(wanted: Wanted, found: Found, impact: Impact) -> GuestPlan:
             f"{found.label} is in pool {found.pool or '(none)'}, not {wanted.pool}: a pool is set at creation only"
         )
     if plan.actions:
-        plan.checks.append(_unlocked(found))
+        plan.checks.append(check_unlocked(found))
     return plan
 
 
@@ -214,26 +216,10 @@ def plan_absent(
     plan.actions.append(Action(DESTROY, f"Destroy {found.label} with its disks"))
     plan.checks = [
         Check("not_brain", passed=True, message=f"{found.label} is not the Brain"),
-        _unlocked(found),
-        Check.of(
-            "not_protected",
-            passed=not found.protected,
-            good=f"{found.label} is not protected",
-            bad=f"{found.label} is protected: if it may really go, set protection: false in a run of its own first",
-        ),
-        Check.of(
-            "no_active_dependents",
-            passed=allow_impact or not impact.active,
-            good=f"nothing that runs depends on {found.label}" if not impact.active else "allow_impact is true",
-            bad=f"{', '.join(impact.active)} would stop working without {found.label}: stop them first,"
-            " or set allow_impact: true",
-        ),
-        Check.of(
-            "confirmed",
-            passed=confirm == found.name,
-            good=f"destroying {found.name} was confirmed",
-            bad=f"destroying {found.label} needs confirm: {found.name}" + (f", not {confirm}" if confirm else ""),
-        ),
+        check_unlocked(found),
+        check_unprotected(found),
+        check_dependents(found, impact, allow_impact=allow_impact),
+        check_confirmed(found, confirm, "destroying"),
     ]
     return plan
 
@@ -241,6 +227,60 @@ def plan_absent(
 def is_brain(found: Found, brain_vmid: int) -> bool:
     """The Brain is the guest with the tag ``brain`` or with the configured VMID."""
     return found.vmid == brain_vmid or "brain" in found.tags
+
+
+def check_unlocked(found: Found) -> Check:
+    """Nothing else is being done to the guest."""
+    tool = "pct" if found.type == LXC else "qm"
+    held = f"{found.lock}, held by {found.holder}" if found.holder else found.lock
+    return Check.of(
+        "not_locked",
+        passed=not found.lock,
+        good=f"{found.label} is not locked",
+        bad=f"{found.label} is locked ({held}): wait for that operation to end; a lock left behind is removed on"
+        f" the node with '{tool} unlock {found.vmid}'",
+    )
+
+
+def check_unprotected(found: Found) -> Check:
+    """Nobody said that the guest's data must stay."""
+    return Check.of(
+        "not_protected",
+        passed=not found.protected,
+        good=f"{found.label} is not protected",
+        bad=f"{found.label} is protected: if it may really go, set protection: false in a run of its own first",
+    )
+
+
+def check_dependents(found: Found, impact: Impact, *, allow_impact: bool) -> Check:
+    """No service loses what it needs, unless that was allowed."""
+    return Check.of(
+        "no_active_dependents",
+        passed=allow_impact or not impact.active,
+        good=f"nothing that runs depends on {found.label}" if not impact.active else "allow_impact is true",
+        bad=f"{', '.join(impact.active)} would stop working without {found.label}: stop them first,"
+        " or set allow_impact: true",
+    )
+
+
+def check_confirmed(found: Found, confirm: str | None, what: str) -> Check:
+    """What can not be taken back was asked for with the guest's name; ``what`` is such as "destroying"."""
+    return Check.of(
+        "confirmed",
+        passed=confirm == found.name,
+        good=f"{what} {found.name} was confirmed",
+        bad=f"{what} {found.label} needs confirm: {found.name}" + (f", not {confirm}" if confirm else ""),
+    )
+
+
+def check_not_brain(found: Found, brain_vmid: int, *, allow_brain: bool) -> Check:
+    """The guest that controls all others is meant only when somebody says so."""
+    return Check.of(
+        "not_brain",
+        passed=allow_brain or not is_brain(found, brain_vmid),
+        good=f"{found.label} is not the Brain" if not is_brain(found, brain_vmid) else "allow_brain is true",
+        bad=f"{found.label} is the Brain, which controls all others: if it is really meant, set allow_brain: true",
+    )
 
 
 def guest_facts(found: Found) -> dict[str, Any]:
@@ -304,17 +344,6 @@ def _refuse_other_kind(wanted: Wanted, found: Found) -> None:
         raise PreflightError(
             f"{found.label} is not on node {wanted.node}: nhi_vm does not migrate; correct node or migrate it first"
         )
-
-
-def _unlocked(found: Found) -> Check:
-    tool = "pct" if found.type == LXC else "qm"
-    return Check.of(
-        "not_locked",
-        passed=not found.lock,
-        good=f"{found.label} is not locked",
-        bad=f"{found.label} is locked ({found.lock}): wait for that operation to end; a lock left behind is removed on"
-        f" the node with '{tool} unlock {found.vmid}'",
-    )
 
 
 def _creation_sentence(wanted: Wanted, place: Placement, label: str) -> str:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import GuestChangeError, NHIError, PreflightError, ProxmoxError, UnreachableError
+from .errors import GuestChangeError, NHIError, ProxmoxError, UnreachableError
 from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, RESIZE, START, STOP, Action, Found, GuestPlan
 from .guest_config import Placement, after_clone, clone_qemu, create_lxc, create_qemu, root_disk
-from .guest_reader import Api, guest_path, read_guest
+from .guest_reader import Api, guest_path, read_guest, refuse_if_changed
 from .guest_spec import LXC, Wanted
 from .guest_undo import Made, inverse, undo_configure, undo_creation, undo_stop
 from .guest_wait import Patience, await_address
@@ -68,9 +68,7 @@ class GuestChange:
 
     def destroy(self, plan: GuestPlan, found: Found) -> None:
         """Stop and destroy; the guest is looked at once more just before, because VMIDs are used again."""
-        now = self._reread(found.type, found.node, found.vmid)
-        if (now.name, now.config.get("digest")) != (found.name, found.config.get("digest")):
-            raise PreflightError(f"{found.label} was changed while this run looked at it: nothing was done, run again")
+        refuse_if_changed(self._api, found)
         with self._undoing():
             for action in plan.actions:
                 self._change_step(action, found)

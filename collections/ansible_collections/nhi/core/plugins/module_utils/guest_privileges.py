@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, RESIZE, START, STOP, Action, Check, Found
@@ -33,13 +33,17 @@ _NOT_OPTIONS = {"digest", "delete"}
 
 @dataclass(frozen=True)
 class Need:
-    """One privilege, which any one of the paths may give."""
+    """One privilege, which any one of the paths may give. ``A|B`` is either of two."""
 
     privilege: str
     paths: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.privilege} on {' or '.join(self.paths)}"
+        return f"{self.privilege.replace('|', ' or ')} on {' or '.join(self.paths)}"
+
+    def met_by(self, held: Mapping[str, frozenset[str]]) -> bool:
+        """Whether privileges held by path are enough."""
+        return any(p in held[path] for path in self.paths for p in self.privilege.split("|"))
 
 
 def creation_needs(wanted: Wanted, place: Placement, actions: Iterable[Action]) -> list[Need]:
@@ -83,7 +87,7 @@ def check_privileges(api: Api, needs: Iterable[Need]) -> Check:
         for path in need.paths:
             if path not in held:
                 held[path] = frozenset(api.get("/access/permissions", {"path": path}).get(path) or ())
-        if not any(need.privilege in held[path] for path in need.paths):
+        if not need.met_by(held):
             missing.append(str(need))
     return Check.of(
         "privileges",

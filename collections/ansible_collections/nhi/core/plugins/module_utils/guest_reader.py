@@ -31,7 +31,7 @@ from .errors import (
 )
 from .guest import Found
 from .guest_config import fixed_address, flag
-from .guest_spec import KINDS, LXC, Wanted
+from .guest_spec import KINDS, LXC
 from .proxmox_tasks import TaskResult
 
 Row = Mapping[str, Any]
@@ -51,6 +51,16 @@ class Api(Protocol):
     def delete(self, path: Any, params: Mapping[str, Any] | None = None) -> Any: ...
 
     def wait_task(self, upid: str, timeout_seconds: float = ...) -> TaskResult: ...
+
+
+class Named(Protocol):
+    """How a guest is asked for: by name, with a VMID where that is not enough."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def vmid(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def _name_row(api: Api, row: dict[str, Any]) -> None:
     row["name"] = config.get("hostname") or config.get("name") or ""
 
 
-def find_row(cluster: Cluster, wanted: Wanted) -> Row | None:
+def find_row(cluster: Cluster, wanted: Named) -> Row | None:
     """The one guest that is meant; PreflightError when that is not certain."""
     named = [r for r in cluster.guests if r.get("name") == wanted.name]
     if wanted.vmid is not None:
@@ -128,6 +138,7 @@ def read_guest(api: Api, row: Row) -> Found:
     kind, node, vmid = str(row["type"]), str(row["node"]), int(row["vmid"])
     config = api.get(guest_path(kind, node, vmid, "config"))
     status = api.get(guest_path(kind, node, vmid, "status", "current"))
+    lock = config.get("lock") or status.get("lock") or None
     return Found(
         vmid=vmid,
         type=kind,
@@ -136,8 +147,30 @@ def read_guest(api: Api, row: Row) -> Found:
         running=status.get("status") == "running",
         config=config,
         pool=row.get("pool") or None,
-        lock=config.get("lock") or status.get("lock") or None,
+        lock=lock,
+        holder=_lock_holder(api, node, vmid) if lock else None,
     )
+
+
+def refuse_if_changed(api: Api, found: Found) -> None:
+    """PreflightError when the guest is no longer the one a plan was made for: VMIDs are used again."""
+    now = read_guest(api, {"type": found.type, "node": found.node, "vmid": found.vmid})
+    if (now.name, now.config.get("digest")) != (found.name, found.config.get("digest")):
+        raise PreflightError(f"{found.label} was changed while this run looked at it: nothing was done, run again")
+
+
+def _lock_holder(api: Api, node: str, vmid: int) -> str | None:
+    """The running task of the guest in words, as far as this token may see it."""
+    try:
+        tasks = api.get(("nodes", node, "tasks"), {"vmid": vmid, "source": "active"})
+    except ProxmoxError:
+        return None  # the lock is what matters; who holds it is only a help
+    running = [t for t in tasks if not t.get("endtime")]
+    if not running:
+        return None
+    newest = max(running, key=lambda t: int(t.get("starttime") or 0))
+    since = datetime.fromtimestamp(int(newest.get("starttime") or 0), UTC)
+    return f"task {newest.get('type')} of {newest.get('user')} since {since:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def vmid_is_free(api: Api, vmid: int) -> bool:

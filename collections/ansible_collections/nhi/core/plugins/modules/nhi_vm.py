@@ -310,9 +310,9 @@ from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     endpoint_from_params,
 )
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
-from ansible_collections.nhi.core.plugins.module_utils.errors import GraphError, NHIError
-from ansible_collections.nhi.core.plugins.module_utils.files import explain
-from ansible_collections.nhi.core.plugins.module_utils.graph import DependencyGraph, load_graph
+from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
+from ansible_collections.nhi.core.plugins.module_utils.guest_guards import plan_result, plan_warnings
 from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager, Outcome, Settings
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_wait import Patience
@@ -366,23 +366,12 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
-def read_graph(params: dict[str, Any]) -> DependencyGraph | None:
-    """The graph that was named, or the one in the state directory if there is one."""
-    if params["dependency_graph"]:
-        return load_graph(Path(params["dependency_graph"]))
-    default = Path(params["state_dir"]) / "dependency_graph.json"
-    try:
-        return load_graph(default) if default.exists() else None
-    except OSError as e:
-        raise GraphError(f"{default} can not be looked at: {explain(e)}; correct state_dir or its owner") from e
-
-
 def settings_from_params(params: dict[str, Any], *, check_mode: bool) -> Settings:
     """What the options say about the run."""
     return Settings(
         state_dir=Path(params["state_dir"]),
         check_mode=check_mode,
-        graph=read_graph(params),
+        graph=find_graph(params["dependency_graph"], params["state_dir"]),
         brain_vmid=params["brain_vmid"],
         confirm=params["confirm"],
         allow_impact=params["allow_impact"],
@@ -392,16 +381,10 @@ def settings_from_params(params: dict[str, Any], *, check_mode: bool) -> Setting
 
 def result_of(outcome: Outcome) -> dict[str, Any]:
     """What the module returns."""
-    plan = outcome.plan
     return {
-        "changed": plan.changed,
-        "diff": {"before": plan.before or "", "after": plan.after or ""},
+        **plan_result(outcome.plan),
         "vm": outcome.vm,
-        "actions": [{"kind": a.kind, "text": a.text} for a in plan.actions],
-        "preflight": [{"check": c.name, "passed": c.passed, "message": c.message} for c in plan.checks],
-        "impact": plan.impact.as_dict(),
-        "restart_required": plan.restart_required,
-        "summary": plan.summary(),
+        "restart_required": outcome.plan.restart_required,
         "operation": outcome.operation,
     }
 
@@ -415,7 +398,7 @@ def main() -> None:
             outcome = GuestManager(client, wanted, settings).run()
     except NHIError as e:
         module.fail_json(msg=str(e))
-    for warning in outcome.plan.warnings + [f"Refused outside check mode: {c.message}" for c in outcome.plan.failed]:
+    for warning in plan_warnings(outcome.plan):
         module.warn(warning)
     module.exit_json(**result_of(outcome))
 

@@ -17,12 +17,14 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import (
     TaskError,
 )
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_tasks import TaskResult
+from ansible_collections.nhi.core.tests.unit.plugins.module_utils.fake_snapshots import snapshot_call
 
 GIB = 1 << 30
 NODE = "pve"
 PRIVILEGES = (
     "VM.Allocate", "VM.Clone", "VM.PowerMgmt", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory",
-    "VM.Config.Network", "VM.Config.Options", "Datastore.AllocateSpace", "SDN.Use",
+    "VM.Config.Network", "VM.Config.Options", "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Backup",
+    "Datastore.Allocate", "Datastore.AllocateSpace", "SDN.Use",
 )  # fmt: skip
 
 
@@ -42,13 +44,22 @@ class FakeProxmox:
         ]
         self.reports_address = True
         self.lacking: set[tuple[str, str]] = set()
+        self.tasks: list[dict[str, Any]] = []
+        self.snapshots_possible = True
+        self.task_warnings = 0
 
     def add(self, vmid: int, name: str, kind: str = "lxc", *, running: bool = False, **config: Any) -> None:
         key = "hostname" if kind == "lxc" else "name"
         base = {key: name, "cores": 1, "memory": 512}
         if kind == "lxc":
             base |= {"rootfs": f"local-lvm:vm-{vmid}-disk-0,size=4G", "unprivileged": 1}
-        self.guests[vmid] = {"type": kind, "running": running, "config": {**base, **config}, "pool": None}
+        self.guests[vmid] = {
+            "type": kind,
+            "running": running,
+            "config": {**base, **config},
+            "pool": None,
+            "snapshots": {},
+        }
 
     def writes(self) -> list[tuple[str, str]]:
         return [(method, path) for method, path, _data in self.calls if method != "GET"]
@@ -72,7 +83,7 @@ class FakeProxmox:
         if kind in self.failing_tasks:
             text = self.failing_tasks[kind]
             raise TaskError(f"task {kind} failed: {text}", upid=upid, exitstatus=text)
-        return TaskResult(upid, kind, "OK", 0, 0.0)
+        return TaskResult(upid, kind, "OK", self.task_warnings, 0.0)
 
     # The node
 
@@ -108,6 +119,8 @@ class FakeProxmox:
                 return {path: {p: 1 for p in PRIVILEGES if (p, path) not in self.lacking}}
             case ["nodes", _, "storage", _, "content"]:
                 return [{"volid": t} for t in self.templates]
+            case ["nodes", _, "tasks"]:
+                return [t for t in self.tasks if t["id"] == str(given["vmid"])]
         lists = {"pools": [{"poolid": "ai-lab"}], "storage": self.storages, "network": [{"iface": "vmbr0"}]}
         return lists[parts[-1]]
 
@@ -132,7 +145,13 @@ class FakeProxmox:
         if "rootfs" in config:
             storage, _colon, size = config["rootfs"].partition(":")
             config["rootfs"] = f"{storage}:vm-{vmid}-disk-0,size={size}G"
-        self.guests[vmid] = {"type": kind, "running": False, "config": config, "pool": given.get("pool")}
+        self.guests[vmid] = {
+            "type": kind,
+            "running": False,
+            "config": config,
+            "pool": given.get("pool"),
+            "snapshots": {},
+        }
         return f"UPID:{'vzcreate' if kind == 'lxc' else 'qmcreate'}:{vmid}"
 
     def _guest(self, method: str, kind: str, vmid: int, rest: list[str], given: dict[str, Any]) -> Any:
@@ -140,6 +159,8 @@ class FakeProxmox:
         if guest is None or guest["type"] != kind:
             raise NotFoundError(f"Configuration file 'nodes/pve/{kind}/{vmid}.conf' does not exist", status=500)
         config = guest["config"]
+        if rest[:1] == ["snapshot"]:
+            return snapshot_call(guest, method, rest[1:], given)
         if method == "GET":
             return self._look_at(guest, rest)
         match [method, *rest]:
@@ -173,6 +194,8 @@ class FakeProxmox:
                 return {"status": "running" if guest["running"] else "stopped"}
             case ["interfaces"]:
                 return self._interfaces(config)
+            case ["feature"]:
+                return {"hasFeature": int(self.snapshots_possible)}
         raise ProxmoxError(f"Method 'GET {rest}' not implemented", status=501)
 
     def _configure(self, config: dict[str, Any], given: dict[str, Any]) -> None:

@@ -1,0 +1,72 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What modules that work on a guest share: which one is meant, what guards it, what is told of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .graph import DependencyGraph
+from .guest import Check, Found, GuestPlan, Impact, assess_impact, check_confirmed, check_dependents, check_not_brain
+
+
+@dataclass(frozen=True)
+class GuestName:
+    """Which guest is meant."""
+
+    name: str
+    vmid: int | None = None
+
+
+@dataclass(frozen=True)
+class Guards:
+    """What was said about work that takes something away for good."""
+
+    confirm: str | None = None
+    allow_impact: bool = False
+    allow_brain: bool = False
+    brain_vmid: int = 100
+    graph: DependencyGraph | None = None
+
+    def checks(self, found: Found, impact: Impact, what: str) -> list[Check]:
+        """The checks that ask for these words; ``what`` is such as "rolling back"."""
+        return [
+            check_not_brain(found, self.brain_vmid, allow_brain=self.allow_brain),
+            check_dependents(found, impact, allow_impact=self.allow_impact),
+            check_confirmed(found, self.confirm, what),
+        ]
+
+    def impact(self, running: Mapping[str, bool], found: Found) -> Impact:
+        """Which services would miss the guest. ``running`` has every guest of the cluster by name."""
+        return assess_impact(self.graph, found, running)
+
+    def unknown_impact(self, found: Found) -> list[str]:
+        """A warning where no graph was read."""
+        if self.graph is not None:
+            return []
+        return [f"No dependency graph was read, so nobody knows what depends on {found.label}."]
+
+
+def guards_from_params(params: Mapping[str, Any], graph: DependencyGraph | None) -> Guards:
+    """The guards as options of a module."""
+    return Guards(params["confirm"], params["allow_impact"], params["allow_brain"], params["brain_vmid"], graph)
+
+
+def plan_result(plan: GuestPlan) -> dict[str, Any]:
+    """The parts of a plan that every module returns."""
+    return {
+        "changed": plan.changed,
+        "diff": {"before": plan.before or "", "after": plan.after or ""},
+        "actions": [{"kind": a.kind, "text": a.text} for a in plan.actions],
+        "preflight": [{"check": c.name, "passed": c.passed, "message": c.message} for c in plan.checks],
+        "impact": plan.impact.as_dict(),
+        "summary": plan.summary(),
+    }
+
+
+def plan_warnings(plan: GuestPlan) -> list[str]:
+    """What to warn of, also what check mode let pass."""
+    return plan.warnings + [f"Refused outside check mode: {c.message}" for c in plan.failed]
