@@ -62,3 +62,10 @@ def test_what_is_in_the_vault_is_encrypted() -> None:
 )
 def test_the_patterns_find(what: str, sample: str) -> None:
     assert re.search(SECRETS[what], sample)
+
+
+def test_no_role_puts_a_variable_into_the_environment_of_a_task() -> None:
+    """Ansible writes a task's environment into the command line that starts Python, for everybody to read in `ps`."""
+    roles = [name for name in tracked() if re.search(r"/roles/[^/]+/(tasks|handlers)/", name)]
+    assert roles
+    assert findings(r"\n +environment:\n(?: +\S+: .*\n)*? +\S+: .*\{\{", roles) == []
