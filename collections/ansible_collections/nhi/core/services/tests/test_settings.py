@@ -85,6 +85,12 @@ def test_the_environment_wins_over_the_file(write: Callable[[str], Path]) -> Non
     assert settings.proxmox["api_user"] == "nhi@pve"
 
 
+def test_the_port_that_playbooks_ask_guests_on_is_asked_by_the_command_too(write: Callable[[str], Path]) -> None:
+    file = write("[scan]\nguest_health_port = 2222\n")
+    assert read_settings({}, file=file).scan["guest_health_port"] == 2222
+    assert read_settings({"NHI_GUEST_HEALTH_PORT": "0"}, file=file).scan["guest_health_port"] == 0
+
+
 def test_the_state_directory_falls_back_step_by_step(write: Callable[[str], Path]) -> None:
     nowhere = write("")
     assert read_settings({}, file=nowhere).state_dir == Path("/var/lib/nhi")
@@ -132,7 +138,12 @@ def test_a_wrong_file_is_one_line_that_says_what_to_do(write: Callable[[str], Pa
 
 @pytest.mark.parametrize(
     "environment",
-    [{"PROXMOX_PORT": "https"}, {"PROXMOX_TIMEOUT": "soon"}, {"PROXMOX_VALIDATE_CERTS": "perhaps"}],
+    [
+        {"PROXMOX_PORT": "https"},
+        {"PROXMOX_TIMEOUT": "soon"},
+        {"NHI_GUEST_HEALTH_PORT": "ssh"},
+        {"PROXMOX_VALIDATE_CERTS": "perhaps"},
+    ],
 )
 def test_a_wrong_variable_is_named(write: Callable[[str], Path], environment: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=next(iter(environment))):

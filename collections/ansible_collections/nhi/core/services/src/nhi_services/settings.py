@@ -29,6 +29,8 @@ _PROXMOX_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {
     "ca_path": ("PROXMOX_CA_PATH", str),
     "timeout": ("PROXMOX_TIMEOUT", float),
 }
+# The playbooks read it too: a lab in memory sets it, because nothing listens in its guests.
+_SCAN_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {"guest_health_port": ("NHI_GUEST_HEALTH_PORT", int)}
 _WORDS: Final[Mapping[str, bool]] = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -70,12 +72,13 @@ def read_settings(
                 for name, value in proxmox.items()
                 if name in _PROXMOX_VARIABLES
             },
-            **_from_environment(environment),
+            **_from_environment(environment, _PROXMOX_VARIABLES),
         },
         secret_file=_typed_or_none(proxmox.get("api_token_secret_file"), str, "api_token_secret_file", path),
         scan={
             **defaults,
             **{name: _typed(scan[name], type(defaults[name]), name, path) for name in scan if name in defaults},
+            **_from_environment(environment, _SCAN_VARIABLES),
         },
         catalogue=_catalogue(scan, path),
     )
@@ -159,9 +162,9 @@ def _catalogue(scan: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(directories)
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+def _from_environment(environment: Mapping[str, str], variables: Mapping[str, tuple[str, type]]) -> dict[str, Any]:
     found = {}
-    for name, (variable, kind) in _PROXMOX_VARIABLES.items():
+    for name, (variable, kind) in variables.items():
         text = environment.get(variable, "").strip()
         if text:
             found[name] = _boolean(text, variable) if kind is bool else _number_or_text(text, kind, variable)
