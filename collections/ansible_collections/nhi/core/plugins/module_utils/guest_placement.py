@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import PreflightError
-from .guest_config import flag
+from .guest_config import flag, root_disk
+from .guest_spec import QEMU
 
 Row = Mapping[str, Any]
 _GIB = 1 << 30
@@ -80,6 +81,17 @@ def choose_clone_source(rows: Iterable[Row], wanted: str) -> Row:
     if len(fit) > 1:
         raise PreflightError(f"template {wanted} is ambiguous: give the VMID of one of {names}")
     return fit[0]
+
+
+def check_clone_disk(config: Row, disk_gib: int, template: str) -> str:
+    """Refuse a disk smaller than the template's: it would be made larger than asked for, and never be corrected."""
+    name, present = root_disk(config, QEMU)
+    if present is not None and disk_gib < present:
+        raise PreflightError(
+            f"the disk {name} of template {template} has {present:g} GiB and a clone can not shrink to {disk_gib} GiB:"
+            f" set disk to {present:g} or more, or leave it out"
+        )
+    return f"{name} of {disk_gib} GiB"
 
 
 def check_bridge(rows: Iterable[Row], bridge: str, node: str) -> str:

@@ -15,9 +15,17 @@ from .errors import PreflightError
 from .guest import Check
 from .guest_addresses import TakenAddresses, answers
 from .guest_config import DEFAULT_DISK_GIB, Placement
-from .guest_placement import check_bridge, check_pool, choose_clone_source, choose_node, choose_storage, choose_template
-from .guest_reader import Api, Cluster, bridges, storages, template_volumes, vmid_is_free
-from .guest_spec import DEFAULT_BRIDGE, LXC, Wanted
+from .guest_placement import (
+    check_bridge,
+    check_clone_disk,
+    check_pool,
+    choose_clone_source,
+    choose_node,
+    choose_storage,
+    choose_template,
+)
+from .guest_reader import Api, Cluster, bridges, guest_path, storages, template_volumes, vmid_is_free
+from .guest_spec import DEFAULT_BRIDGE, LXC, QEMU, Wanted
 from .reservations import Choice, Held
 
 _T = TypeVar("_T")
@@ -95,6 +103,9 @@ class _Survey:
             source = self._check("template", lambda: choose_clone_source(self._cluster.guests, wish))
             if source is not None:
                 self.site.clone_of, self.site.clone_node = int(source["vmid"]), str(source["node"])
+                if wanted.disk_gib:
+                    config = self._api.get(guest_path(QEMU, source["node"], source["vmid"], "config"))
+                    self._check("disk", lambda: check_clone_disk(config, disk, wish))
         if wanted.storage or not wish:
             self.site.storage = self._check(
                 "storage", lambda: choose_storage(storages(self._api, node), wanted.storage, "images", disk, node)
