@@ -146,6 +146,7 @@ class LookupModule(LookupBase):
 
     def run(self, terms: list[Any], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[dict[str, Any]]:
         """One endpoint for each term."""
+        self._refuse_unknown_options(kwargs)
         self.set_options(var_options=variables, direct=kwargs)
         services = [self._service(term) for term in terms]
         if not services:
@@ -156,6 +157,14 @@ class LookupModule(LookupBase):
                 return [self._endpoint(document, service) for service in services]
         except NHIError as error:
             raise AnsibleLookupError(str(error)) from error
+
+    def _refuse_unknown_options(self, given: dict[str, Any]) -> None:
+        """Ansible ignores a misspelt option; a service of any purpose is not what was asked for then."""
+        unknown = sorted(set(given) - set(self.option_definitions))
+        if unknown:
+            raise AnsibleLookupError(
+                f"nhi_endpoint does not know {', '.join(unknown)}: use {', '.join(sorted(self.option_definitions))}."
+            )
 
     def _endpoint(self, document: Document, service: str) -> dict[str, Any]:
         wanted = Wanted(service, **{option: self.get_option(option) for option in ("purpose", "endpoint", "guest")})

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import NHIError, PreflightError, StateError
-from .files import explain, read_if_exists, sync_directory, write_new
+from .files import discard, explain, read_if_exists, sync_directory, write_new
 from .lock import Holder, infrastructure_lock
 
 FILE_NAME = "reservations.json"
@@ -143,8 +143,12 @@ class Reservations:
     def _write(self, reservations: list[Reservation]) -> None:
         document = {"schema_version": 1, "reservations": [asdict(r) for r in reservations]}
         new = self._path.with_suffix(".json.tmp")
-        write_new(new, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
-        new.replace(self._path)
+        try:
+            write_new(new, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
+            new.replace(self._path)
+        except OSError:
+            discard(new)
+            raise
         sync_directory(self.directory)
 
 

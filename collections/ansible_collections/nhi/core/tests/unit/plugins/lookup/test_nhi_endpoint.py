@@ -48,6 +48,11 @@ def test_options_narrow_the_choice(state_dir: str) -> None:
     assert look_up("redis", guest="redis-106", endpoint="main", state_dir=state_dir)[0]["purpose"] == "cache"
 
 
+def test_a_misspelt_option_is_refused_instead_of_ignored(state_dir: str) -> None:
+    with pytest.raises(AnsibleLookupError, match=r"does not know purpos: use .*purpose"):
+        look_up("redis", purpos="cache", state_dir=state_dir)
+
+
 def test_what_can_not_be_found_is_one_line_that_names_what_exists(state_dir: str) -> None:
     with pytest.raises(AnsibleLookupError, match=r"the state has postgresql, redis\.") as caught:
         look_up("mongodb", state_dir=state_dir)

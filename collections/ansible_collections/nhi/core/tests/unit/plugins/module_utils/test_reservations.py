@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from ansible_collections.nhi.core.plugins.module_utils import reservations
 from ansible_collections.nhi.core.plugins.module_utils.allocation import next_address, next_vmid, parse_pool
 from ansible_collections.nhi.core.plugins.module_utils.errors import PreflightError, StateError
 from ansible_collections.nhi.core.plugins.module_utils.reservations import (
@@ -116,6 +118,21 @@ def test_a_damaged_ledger_stops_the_run_and_names_the_file(tmp_path: Path, text:
     (tmp_path / FILE_NAME).write_text(text)
     with pytest.raises(StateError, match=FILE_NAME):
         Reservations(tmp_path).reserve("op-1", "redis", now(), choose)
+
+
+def test_a_full_disk_leaves_the_ledger_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Reservations(tmp_path).reserve("op-1", "one", now(), choose)
+    before = (tmp_path / FILE_NAME).read_bytes()
+
+    def fill_up(path: Path, _data: bytes) -> None:
+        path.write_bytes(b"{")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(reservations, "write_new", fill_up)
+    with pytest.raises(StateError, match="no space left on device; nothing was chosen"):
+        Reservations(tmp_path).reserve("op-2", "two", now(), choose)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_directory_that_can_not_be_made_is_named(tmp_path: Path) -> None:
