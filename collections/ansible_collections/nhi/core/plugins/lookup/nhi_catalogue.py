@@ -44,7 +44,7 @@ EXAMPLES = r"""
 
 - name: Scan with everything that is in the catalogue
   nhi.core.nhi_state_scan:
-    state_dir: infrastructure
+    state_dir: /var/lib/nhi
     catalogue: "{{ query('nhi.core.nhi_catalogue') }}"
 """
 

@@ -201,7 +201,7 @@ EXAMPLES = r"""
       gateway: 192.0.2.1
     tags: [svc-redis]
     ssh_public_keys: ["{{ lookup('ansible.builtin.file', '~/.ssh/id_ed25519.pub') }}"]
-    state_dir: infrastructure
+    state_dir: /var/lib/nhi
   register: redis
 
 - name: Run a virtual machine with a fixed address, cloned from a template guest
@@ -213,14 +213,14 @@ EXAMPLES = r"""
     vmid: 110
     memory: 2048
     network: {bridge: vmbr0, ip: 192.0.2.110/24, gateway: 192.0.2.1}
-    state_dir: infrastructure
+    state_dir: /var/lib/nhi
 
 - name: See what destroying PostgreSQL would break
   nhi.core.nhi_vm:
     name: postgres-lxc
     state: absent
-    dependency_graph: infrastructure/dependency_graph.json
-    state_dir: infrastructure
+    dependency_graph: /var/lib/nhi/dependency_graph.json
+    state_dir: /var/lib/nhi
   check_mode: true
   register: plan
 
@@ -229,7 +229,7 @@ EXAMPLES = r"""
     name: redis-cache
     state: absent
     confirm: redis-cache
-    state_dir: infrastructure
+    state_dir: /var/lib/nhi
 """
 
 RETURN = r"""
