@@ -73,14 +73,14 @@ EXAMPLES = r"""
     name: redis-cache
     snapshot: before_upgrade
     description: Redis 7.0, before the upgrade to 7.2.
-    state_dir: infrastructure
+    state_dir: /var/lib/nhi
 
 - name: See what going back would change
   nhi.core.nhi_vm_snapshot:
     name: redis-cache
     snapshot: before_upgrade
     state: rollback
-    state_dir: infrastructure
+    state_dir: /var/lib/nhi
   check_mode: true
   diff: true
 
@@ -90,14 +90,14 @@ EXAMPLES = r"""
     snapshot: before_upgrade
     state: rollback
     confirm: redis-cache
-    state_dir: infrastructure
+    state_dir: /var/lib/nhi
 
 - name: Remove the snapshot
   nhi.core.nhi_vm_snapshot:
     name: redis-cache
     snapshot: before_upgrade
     state: absent
-    state_dir: infrastructure
+    state_dir: /var/lib/nhi
 """
 
 RETURN = r"""
