@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from .conftest import Operator, running_lab
+from .guest_modules import Guest, Result, failure, guest_numbers
 
-Result = dict[str, Any]
-_numbers = itertools.count(105)
+numbers = guest_numbers(105)
 
 
-@dataclass
-class Guest:
-    """A running container and the modules that work on it."""
-
-    operator: Operator
-    vmid: int
-
-    @property
-    def name(self) -> str:
-        return f"redis-{self.vmid}"
-
-    def create(self, **options: Any) -> None:
-        made = self.vm(
-            state="started", template="debian-12", vmid=self.vmid, cores=1, memory=256, disk=2, tags=["svc-redis"],
-            **{"storage": "local-lvm", "network": {"ip": f"127.86.13.{self.vmid}/24"}, **options},
-        )  # fmt: skip
-        assert not made.get("failed"), made
-
-    def vm(self, **options: Any) -> Result:
-        return self.operator.module("nhi_vm", name=self.name, **options)
+class Kept(Guest):
+    """A guest with snapshots."""
 
     def snapshot(self, **options: Any) -> Result:
         return self.operator.module("nhi_vm_snapshot", **{"name": self.name, "snapshot": "before", **options})
 
     def back(self, **options: Any) -> Result:
         return self.snapshot(state="rollback", **{"confirm": self.name, **options})
-
-    def writes(self, run: Callable[[], Result]) -> tuple[Result, int]:
-        """A result, and how many writes it took."""
-        before = len(self.operator.lab.writes())
-        return run(), len(self.operator.lab.writes()) - before
-
-    def refused(self, run: Callable[[], Result]) -> str:
-        """The one line with which it is refused, before anything is written."""
-        result, writes = self.writes(run)
-        assert writes == 0
-        return failure(result)
 
 
 @pytest.fixture(scope="module")
@@ -65,21 +34,14 @@ def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
 
 
 @pytest.fixture
-def guest(shared_lab: Operator) -> Iterator[Guest]:
-    made = Guest(shared_lab, next(_numbers))
+def guest(shared_lab: Operator) -> Iterator[Kept]:
+    made = Kept(shared_lab, next(numbers))
     made.create()
     yield made
     shared_lab.lab.fault("clear")
 
 
-def failure(result: Result) -> str:
-    assert result.get("failed"), result
-    message: str = result["msg"]
-    assert "\n" not in message
-    return message
-
-
-def test_there_and_back(guest: Guest) -> None:
+def test_there_and_back(guest: Kept) -> None:
     foretold, writes = guest.writes(lambda: guest.snapshot(description="Known good.", _check=True))
     assert (foretold["changed"], writes) == (True, 0)
     assert [s["name"] for s in foretold["snapshots"]] == ["before"]
@@ -106,13 +68,13 @@ def test_there_and_back(guest: Guest) -> None:
     assert (gone["changed"], writes) == (False, 0)
 
 
-def test_a_stopped_guest_stays_stopped(guest: Guest) -> None:
+def test_a_stopped_guest_stays_stopped(guest: Kept) -> None:
     guest.vm(state="stopped")
     guest.snapshot()
     assert guest.back()["vm"]["status"] == "stopped"
 
 
-def test_only_the_description_is_corrected(guest: Guest) -> None:
+def test_only_the_description_is_corrected(guest: Kept) -> None:
     guest.snapshot(description="Old.")
     done = guest.snapshot(description="New.")
     assert done["diff"] == {"before": {"description": "Old."}, "after": {"description": "New."}}
@@ -120,20 +82,20 @@ def test_only_the_description_is_corrected(guest: Guest) -> None:
     assert guest.snapshot()["changed"] is False
 
 
-def test_a_protected_guest_is_not_taken_back(guest: Guest) -> None:
+def test_a_protected_guest_is_not_taken_back(guest: Kept) -> None:
     guest.snapshot()
     guest.vm(protection=True)
     assert "is protected" in guest.refused(guest.back)
 
 
-def test_the_brain_is_taken_back_only_when_it_is_named_as_such(guest: Guest) -> None:
+def test_the_brain_is_taken_back_only_when_it_is_named_as_such(guest: Kept) -> None:
     guest.vm(tags=["brain"])
     guest.snapshot()
     assert "is the Brain" in guest.refused(guest.back)
     assert guest.back(allow_brain=True)["changed"]
 
 
-def test_what_depends_on_the_guest_is_asked_for(guest: Guest) -> None:
+def test_what_depends_on_the_guest_is_asked_for(guest: Kept) -> None:
     # "unplaced" runs on no guest that anybody knows, so it counts as running.
     graph = guest.operator.state_dir / "graph.json"
     graph.write_text(json.dumps({"services": {guest.name: {}, "unplaced": {"depends_on": [guest.name]}}}))
@@ -144,7 +106,7 @@ def test_what_depends_on_the_guest_is_asked_for(guest: Guest) -> None:
     assert [d["name"] for d in done["impact"]["dependents"]] == ["unplaced"]
 
 
-def test_a_lock_left_behind_is_told(guest: Guest) -> None:
+def test_a_lock_left_behind_is_told(guest: Kept) -> None:
     guest.operator.lab.fault("set", "stuck-lock", "--vmid", str(guest.vmid), "--text", "backup")
     refusal = guest.refused(guest.snapshot)
     assert "is locked (backup)" in refusal
@@ -152,17 +114,17 @@ def test_a_lock_left_behind_is_told(guest: Guest) -> None:
 
 
 def test_a_storage_without_snapshots_is_told_before(shared_lab: Operator) -> None:
-    shelf = Guest(shared_lab, next(_numbers))
+    shelf = Kept(shared_lab, next(numbers))
     shelf.create(storage="local-dir")
     assert "can not be snapshot where it is" in shelf.refused(shelf.snapshot)
 
 
-def test_a_failing_task_tells_its_last_lines(guest: Guest) -> None:
+def test_a_failing_task_tells_its_last_lines(guest: Kept) -> None:
     guest.operator.lab.fault("set", "task-fail", "--task", "vzsnapshot", "--text", "lvcreate: no free extents")
     assert "lvcreate: no free extents" in failure(guest.snapshot())
 
 
-def test_a_reader_may_not(guest: Guest) -> None:
+def test_a_reader_may_not(guest: Kept) -> None:
     env = guest.operator.lab.env
     reader = {
         "api_token_id": env["PROXMOX_READER_TOKEN_ID"],
@@ -173,7 +135,7 @@ def test_a_reader_may_not(guest: Guest) -> None:
     assert "VM.Snapshot.Rollback or VM.Snapshot on" in guest.refused(lambda: guest.back(**reader))
 
 
-def test_what_can_not_be_meant_is_refused(guest: Guest) -> None:
+def test_what_can_not_be_meant_is_refused(guest: Kept) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"name": "nosuch"}, "nosuch does not exist"),
         ({"vmid": 999}, "on pve, not VMID 999"),

@@ -15,7 +15,7 @@ from .guest_config import Drift, Placement, drift, fixed_address, flag, memory_m
 from .guest_spec import DEFAULT_BRIDGE, KINDS, LXC, QEMU, Wanted, split_marker, split_tags
 
 CREATE, CLONE, CONFIGURE, RESIZE = "create", "clone", "configure", "resize"
-START, STOP, DESTROY, PROTECT = "start", "stop", "destroy", "protect"
+START, STOP, DESTROY, PROTECT, REPLACE = "start", "stop", "destroy", "protect", "replace"
 
 
 @dataclass(frozen=True)

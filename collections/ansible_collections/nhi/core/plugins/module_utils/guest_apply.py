@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import GuestChangeError, NHIError, ProxmoxError, UnreachableError
-from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, RESIZE, START, STOP, Action, Found, GuestPlan
+from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, REPLACE, RESIZE, START, STOP, Action, Found, GuestPlan
 from .guest_config import Placement, after_clone, clone_qemu, create_lxc, create_qemu, root_disk
 from .guest_reader import Api, guest_path, read_guest, refuse_if_changed
 from .guest_spec import LXC, Wanted
@@ -67,11 +67,16 @@ class GuestChange:
         return None
 
     def destroy(self, plan: GuestPlan, found: Found) -> None:
-        """Stop and destroy; the guest is looked at once more just before, because VMIDs are used again."""
+        """Stop and destroy, or replace; the guest is looked at once more just before, as VMIDs are used again."""
         refuse_if_changed(self._api, found)
         with self._undoing():
             for action in plan.actions:
                 self._change_step(action, found)
+
+    def restore(self, place: Placement, kind: str, data: Mapping[str, Any]) -> None:
+        """Make a guest from a backup; AlreadyExistsError when somebody else just took the VMID."""
+        with self._undoing():
+            self._make(kind, place, ("nodes", place.node, kind), data)
 
     def _create_step(self, action: Action, kind: str, place: Placement) -> None:
         if action.kind in (CREATE, CLONE):
@@ -85,13 +90,16 @@ class GuestChange:
             self._start(kind, place.node, place.vmid)
 
     def _create(self, how: str, kind: str, place: Placement) -> None:
-        """The create call is the compare-and-set on the VMID: whoever's configuration is first has it."""
         path: tuple[str, ...] = ("nodes", place.node, kind)
         if how == CLONE:
             path = guest_path(kind, place.clone_node or place.node, place.clone_of or 0, "clone")
             data = clone_qemu(self._wanted, place, self._operation)
         else:
             data = (create_lxc if kind == LXC else create_qemu)(self._wanted, place, self._operation)
+        self._make(kind, place, path, data)
+
+    def _make(self, kind: str, place: Placement, path: tuple[str, ...], data: Mapping[str, Any]) -> None:
+        """The create call is the compare-and-set on the VMID: whoever's configuration is first has it."""
         made = self._journal.made = Made(kind, place.node, place.vmid, self._wanted.name, self._operation)
         try:
             with self._interrupts.shielded():
@@ -124,6 +132,8 @@ class GuestChange:
             self._journal.configured = (found, inverse(found.config, action.data))
         elif action.kind == RESIZE:
             self._resize(kind, node, vmid, action.data)
+        elif action.kind == REPLACE:
+            self._replace(action, found)
         elif action.kind == STOP:
             self._stop(found)
         elif action.kind == START:
@@ -132,6 +142,17 @@ class GuestChange:
         elif action.kind == DESTROY:
             self._run(lambda: self._api.delete(guest_path(kind, node, vmid), {"purge": 1}))
             self._journal.stopped = None
+
+    def _replace(self, action: Action, found: Found) -> None:
+        with self._interrupts.shielded():
+            task = str(self._api.post(("nodes", found.node, found.type), action.data))
+            self._journal.stopped = None  # what is there from now on is not what was stopped
+        try:
+            self._api.wait_task(task, self._patience.task)
+        except NHIError as e:
+            raise GuestChangeError(
+                f"{e}. {found.label} may be gone or incomplete now: the backup is still there, so restore it again"
+            ) from e
 
     def _configure(self, kind: str, node: str, vmid: int, data: Mapping[str, Any]) -> None:
         with self._interrupts.shielded():

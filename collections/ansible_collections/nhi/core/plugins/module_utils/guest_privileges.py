@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, RESIZE, START, STOP, Action, Check, Found
+from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, REPLACE, RESIZE, START, STOP, Action, Check, Found
 from .guest_config import Placement
 from .guest_reader import Api
 from .guest_spec import DEFAULT_BRIDGE, Wanted
@@ -77,6 +77,22 @@ def change_needs(found: Found, actions: Iterable[Action]) -> list[Need]:
         else:
             privileges.append(_OF_ACTION[action.kind])
     return [Need(p, guest) for p in dict.fromkeys(privileges)]
+
+
+def restore_needs(
+    vmid: int, pool: str | None, disks: Iterable[str], bridges: Iterable[str], actions: Iterable[Action]
+) -> list[Need]:
+    """What bringing a guest back needs beside reading the backup, which was read already."""
+    kinds = {a.kind for a in actions}
+    guest = (f"/vms/{vmid}", *((f"/pool/{pool}",) if pool else ()))
+    if REPLACE in kinds:
+        needs = [Need("VM.Backup|VM.Allocate", guest)]
+        needs += [Need("VM.PowerMgmt", guest)] if kinds & {START, STOP} else []
+    else:
+        needs = [Need(p, guest) for p in ("VM.Allocate", "VM.Config.Network", "VM.Config.Options")]
+    needs += [Need("Datastore.AllocateSpace", (f"/storage/{name}",)) for name in disks]
+    needs += [Need("SDN.Use", (f"/sdn/zones/localnetwork/{name}",)) for name in bridges]
+    return needs
 
 
 def check_privileges(api: Api, needs: Iterable[Need]) -> Check:

@@ -17,6 +17,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import (
     TaskError,
 )
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_tasks import TaskResult
+from ansible_collections.nhi.core.tests.unit.plugins.module_utils.fake_backups import back_up, restore
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.fake_snapshots import snapshot_call
 
 GIB = 1 << 30
@@ -46,6 +47,7 @@ class FakeProxmox:
         self.lacking: set[tuple[str, str]] = set()
         self.tasks: list[dict[str, Any]] = []
         self.snapshots_possible = True
+        self.backups: dict[str, dict[str, Any]] = {}
         self.task_warnings = 0
 
     def add(self, vmid: int, name: str, kind: str = "lxc", *, running: bool = False, **config: Any) -> None:
@@ -102,6 +104,11 @@ class FakeProxmox:
                 return self._guest(method, kind, int(vmid), rest, given)
             case ["DELETE", "nodes", _, "tasks", _]:
                 return None
+            case ["POST", "nodes", _, "vzdump"]:
+                return back_up(self.backups, self.guests[int(given["vmid"])], given)
+            case ["DELETE", "nodes", _, "storage", _, "content", volid]:
+                del self.backups[volid]
+                return "UPID:imgdel:x"
             case ["GET", *_]:
                 return self._look(parts, given)
         raise ProxmoxError(f"Method '{method} {text}' not implemented", status=501)
@@ -117,15 +124,20 @@ class FakeProxmox:
             case ["access", "permissions"]:
                 path = given["path"]
                 return {path: {p: 1 for p in PRIVILEGES if (p, path) not in self.lacking}}
+            case ["nodes", _, "storage", _, "content"] if given["content"] == "backup":
+                return [b["row"] for b in self.backups.values() if given.get("vmid") in (None, b["row"]["vmid"])]
             case ["nodes", _, "storage", _, "content"]:
                 return [{"volid": t} for t in self.templates]
+            case ["nodes", _, "vzdump", "extractconfig"]:
+                return self.backups[given["volume"]]["text"]
             case ["nodes", _, "tasks"]:
                 return [t for t in self.tasks if t["id"] == str(given["vmid"])]
         lists = {"pools": [{"poolid": "ai-lab"}], "storage": self.storages, "network": [{"iface": "vmbr0"}]}
         return lists[parts[-1]]
 
     def _resources(self) -> list[dict[str, Any]]:
-        rows = [{"type": "node", "node": NODE, "status": "online", "maxmem": 32 * GIB, "mem": GIB}]
+        rows: list[dict[str, Any]] = [{"type": "storage", "node": NODE, "storage": "local", "status": "available"}]
+        rows += [{"type": "node", "node": NODE, "status": "online", "maxmem": 32 * GIB, "mem": GIB}]
         for vmid, guest in self.guests.items():
             if vmid in self.hidden:
                 continue
@@ -139,6 +151,8 @@ class FakeProxmox:
 
     def _create(self, kind: str, given: dict[str, Any]) -> str:
         vmid = int(given["vmid"])
+        if "archive" in given or given.get("restore"):
+            return restore(self.backups, self.guests, kind, given)
         if vmid in self.guests:
             raise AlreadyExistsError(f"CT {vmid} already exists on node 'pve'", status=500)
         config = {k: v for k, v in given.items() if k not in ("vmid", "pool", "ostemplate", "ssh-public-keys")}

@@ -1,0 +1,115 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Backups from wish to fulfilment: make one when none is young enough, remove one, restore one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from .errors import GuestChangeError
+from .guest import Found, GuestPlan
+from .guest_backup import Backup, BackupWish, plan_absent, plan_present, young_enough
+from .guest_backup_reader import backup_storage, node_with, read_archive, read_backups, storage_of
+from .guest_guards import Guards, GuestName
+from .guest_privileges import Need, check_privileges
+from .guest_reader import Api, read_cluster, refuse_if_changed
+from .guest_work import TaskRunner, the_guest
+from .interrupts import Interrupts
+
+
+@dataclass(frozen=True)
+class BackupRun:
+    """What does not describe the backup but the run."""
+
+    check_mode: bool = False
+    task_seconds: float = 3600.0
+    guards: Guards = field(default_factory=Guards)
+
+
+@dataclass
+class BackupOutcome:
+    """What was done, or in check mode would be. ``vm`` is what was restored, or would be."""
+
+    plan: GuestPlan
+    backup: Backup | None = None
+    backups: list[Backup] = field(default_factory=list)
+    vm: dict[str, Any] | None = None
+
+
+class BackupManager:
+    """Makes or removes one backup of one guest."""
+
+    def __init__(self, api: Api, run: BackupRun) -> None:
+        self._api = api
+        self._run = run
+        self._interrupts = Interrupts()
+        self._tasks = TaskRunner(api, self._interrupts, run.task_seconds)
+
+    def present(self, wish: BackupWish) -> BackupOutcome:
+        """Back the guest up, unless a backup of it is young enough."""
+        with self._interrupts:
+            found = the_guest(self._api, read_cluster(self._api), wish.guest)
+            storage = backup_storage(self._api, found.node, wish.storage)
+            backups = read_backups(self._api, found.node, storage, found.vmid)
+            young = self._young(wish, found, backups)
+            if young is not None:
+                return BackupOutcome(GuestPlan(), young, backups)
+            plan = plan_present(wish, found, storage)
+            needs = [Need("VM.Backup", (f"/vms/{found.vmid}",))]
+            needs.append(Need("Datastore.AllocateSpace", (f"/storage/{storage}",)))
+            needs += [Need("Datastore.Allocate", (f"/storage/{storage}",))] if wish.keep else []
+            plan.checks.append(check_privileges(self._api, needs))
+            plan.before["backups"] = [b.volid for b in backups]
+            plan.after["backups"] = ["(a new one)", *plan.before["backups"]]
+            if self._run.check_mode:
+                return BackupOutcome(plan, None, backups)
+            return self._back_up(plan, found, storage, backups)
+
+    def absent(self, guest: GuestName, volid: str) -> BackupOutcome:
+        """Remove the backup, if it is there and is one of the guest's."""
+        with self._interrupts:
+            storage = storage_of(volid)
+            node = node_with(read_cluster(self._api), storage, None)
+            everything = read_backups(self._api, node, storage)
+            backup = next((b for b in everything if b.volid == volid), None)
+            if backup is None:
+                return BackupOutcome(GuestPlan())
+            backups = [b for b in everything if b.vmid == backup.vmid]
+            plan = plan_absent(guest.name, backup, read_archive(self._api, node, backup), backups)
+            needs = [Need("Datastore.Allocate|Datastore.AllocateSpace", (f"/storage/{storage}",))]
+            plan.checks.append(check_privileges(self._api, needs))
+            left = [b for b in backups if b.volid != volid]
+            if not self._run.check_mode:
+                plan.refuse_if_failed()
+                path = ("nodes", node, "storage", storage, "content", volid)
+                self._tasks.run(f"removing {volid}", lambda: self._api.delete(path))
+                plan.warnings += self._tasks.warnings
+            return BackupOutcome(plan, None, left)
+
+    def _young(self, wish: BackupWish, found: Found, backups: list[Backup]) -> Backup | None:
+        for backup in young_enough(wish, found, backups, datetime.now(UTC)):
+            if read_archive(self._api, found.node, backup).name == found.name:
+                return backup
+        return None
+
+    def _back_up(self, plan: GuestPlan, found: Found, storage: str, before: list[Backup]) -> BackupOutcome:
+        plan.refuse_if_failed()
+        refuse_if_changed(self._api, found)
+        data = plan.actions[0].data
+        self._tasks.run(f"backing up {found.label}", lambda: self._start(found, data))
+        plan.warnings += self._tasks.warnings
+        known = {b.volid for b in before}
+        backups = read_backups(self._api, found.node, storage, found.vmid)
+        made = next((b for b in backups if b.volid not in known), None)
+        plan.after["backups"] = [b.volid for b in backups]
+        return BackupOutcome(plan, made, backups)
+
+    def _start(self, found: Found, data: Mapping[str, Any]) -> Any:
+        task = self._api.post(("nodes", found.node, "vzdump"), data)
+        if task == "OK":  # what Proxmox VE says when the guest is not on that node
+            raise GuestChangeError(f"{found.label} left its node before it was backed up: run again")
+        return task

@@ -1,0 +1,82 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What lies on storages for backups, and what is inside: only GETs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+
+from .errors import PreflightError
+from .guest import Check
+from .guest_archive import Archive, parse_archive
+from .guest_backup import Backup, backups_of
+from .guest_placement import check_bridge, choose_node, choose_storage
+from .guest_reader import Api, Cluster, bridges, storages
+from .guest_spec import LXC
+
+_VOLID = re.compile(r"(?P<storage>[A-Za-z][A-Za-z0-9._-]*):backup/\S+")
+
+
+def backup_storage(api: Api, node: str, wanted: str | None) -> str:
+    """The storage for backups of a node; PreflightError where there is a choice that nobody made."""
+    rows = storages(api, node)
+    chosen = choose_storage(rows, wanted, "backup", 0, node)
+    fit = sorted(str(r["storage"]) for r in rows if "backup" in str(r.get("content") or "").split(","))
+    if wanted is None and len(fit) > 1:
+        raise PreflightError(f"backups can go to {' or '.join(fit)}: set storage to say where")
+    return chosen
+
+
+def read_backups(api: Api, node: str, storage: str, vmid: int | None = None) -> list[Backup]:
+    """The backups on a storage, of one VMID or of all that this token may see, newest first."""
+    return backups_of(api.get(("nodes", node, "storage", storage, "content"), {"content": "backup", "vmid": vmid}))
+
+
+def read_archive(api: Api, node: str, backup: Backup) -> Archive:
+    """The guest inside a backup."""
+    text = api.get(("nodes", node, "vzdump", "extractconfig"), {"volume": backup.volid})
+    return parse_archive(backup.type, str(text))
+
+
+def storage_of(volid: str) -> str:
+    """The storage of a backup's volume ID."""
+    match = _VOLID.fullmatch(volid)
+    if not match:
+        raise PreflightError(
+            f"'{volid}' is not a backup: write it as STORAGE:backup/FILE, as nhi_vm_backup and Proxmox VE list them"
+        )
+    return match["storage"]
+
+
+def node_with(cluster: Cluster, storage: str, wanted: str | None) -> str:
+    """A node that has the storage; the one with the most free memory, or the wanted one."""
+    having = {r["node"] for r in cluster.rows if r.get("type") == "storage" and r.get("storage") == storage}
+    if not having:
+        raise PreflightError(f"storage {storage} does not exist, or this token may not see it: correct backup")
+    if wanted is not None and wanted not in having:
+        raise PreflightError(f"storage {storage} is not on node {wanted}: it is on {', '.join(sorted(having))}")
+    return choose_node([r for r in cluster.rows if r.get("type") != "node" or r["node"] in having], wanted)
+
+
+def checked_site(api: Api, node: str, archive: Archive, storage: str | None, *, replaces: bool = False) -> list[Check]:
+    """That the node has what the guest inside a backup needs; PreflightError with all that is missing."""
+    content = "rootdir" if archive.type == LXC else "images"
+    disks, nets = storages(api, node), bridges(api, node)
+    looks: list[tuple[str, Callable[[], str]]] = []
+    for name, gib in archive.space(storage).items():
+        # A guest that is replaced gives its own disks up first.
+        looks.append(("storage", partial(choose_storage, disks, name, content, 0 if replaces else gib, node)))
+    looks += [("bridge", partial(check_bridge, nets, bridge, node)) for bridge in archive.bridges]
+    problems: list[str] = []
+    checks: list[Check] = []
+    for name, look in looks:
+        try:
+            checks.append(Check(name, passed=True, message=f"{name} {look()} can be used"))
+        except PreflightError as e:
+            problems.append(str(e))
+    if problems:
+        raise PreflightError("; ".join(problems))
+    return checks

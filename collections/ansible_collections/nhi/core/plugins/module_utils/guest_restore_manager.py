@@ -1,0 +1,151 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A guest from a backup: read, plan, refuse or show, reserve, restore, undo what was half done."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from pathlib import Path
+
+from .errors import AlreadyExistsError, NHIError, PreflightError
+from .guest import Action, Found, GuestPlan, guest_facts
+from .guest_addresses import TakenAddresses
+from .guest_apply import GuestChange
+from .guest_archive import Archive
+from .guest_backup import Backup
+from .guest_backup_manager import BackupOutcome, BackupRun
+from .guest_backup_reader import checked_site, node_with, read_archive, read_backups, storage_of
+from .guest_config import Placement, fixed_address
+from .guest_privileges import check_privileges, restore_needs
+from .guest_reader import Api, Cluster, configured_addresses, find_row, read_cluster, read_guest
+from .guest_restore import RestoreWish, is_restored_from, plan_beside, plan_replace
+from .guest_site import Allocator
+from .guest_spec import Wanted
+from .guest_wait import Patience
+from .guest_work import row_of
+from .interrupts import Interrupts
+from .reservations import Reservations
+
+
+class RestoreManager:
+    """Restores one backup as a new guest, or in place of the guest it was made of."""
+
+    def __init__(self, api: Api, wish: RestoreWish, run: BackupRun, state_dir: Path) -> None:
+        self._api = api
+        self._wish = wish
+        self._run = run
+        self._operation = f"op-{uuid.uuid4().hex[:12]}"
+        self._reservations = Reservations(state_dir)
+        self._interrupts = Interrupts()
+        self._wanted = Wanted(wish.guest.name, "restored", vmid=wish.guest.vmid, vmids=wish.vmids, pool=wish.pool)
+
+    def run(self) -> BackupOutcome:
+        """Look, plan and, outside check mode, act."""
+        with self._interrupts:
+            cluster = read_cluster(self._api)
+            row = self._row(cluster)
+            found = read_guest(self._api, row) if row is not None else None
+            if found is not None and self._run.guards.confirm is None and is_restored_from(found, self._wish.backup):
+                return BackupOutcome(GuestPlan(), vm=guest_facts(found))
+            storage = storage_of(self._wish.backup)
+            node = node_with(cluster, storage, found.node if found else self._wish.node)
+            backup = self._backup(node, storage)
+            archive = read_archive(self._api, node, backup)
+            if found is not None:
+                return self._replace(cluster, found, backup, archive)
+            return self._beside(cluster, node, backup, archive)
+
+    def _row(self, cluster: Cluster) -> dict[str, object] | None:
+        row = find_row(cluster, self._wish.guest)
+        return None if row is None else dict(row)
+
+    def _backup(self, node: str, storage: str) -> Backup:
+        for backup in read_backups(self._api, node, storage):
+            if backup.volid == self._wish.backup:
+                return backup
+        raise PreflightError(
+            f"{self._wish.backup} does not exist on {node}, or this token may not see it (VM.Backup on its guest):"
+            " list the backups of a guest with nhi_vm_backup in check mode"
+        )
+
+    # In the guest's own place
+
+    def _replace(self, cluster: Cluster, found: Found, backup: Backup, archive: Archive) -> BackupOutcome:
+        guards = self._run.guards
+        impact = guards.impact(cluster.running(), found)
+        plan = plan_replace(self._wish, backup, archive, found, guards, impact)
+        plan.checks += checked_site(self._api, found.node, archive, self._wish.storage, replaces=True)
+        self._check_privileges(plan, found.vmid, archive)
+        if not self._run.check_mode:
+            plan.refuse_if_failed()
+            self._changer().destroy(plan, found)
+            found = read_guest(self._api, row_of(found))
+        return BackupOutcome(plan, backup, vm=guest_facts(found))
+
+    # Beside others
+
+    def _beside(self, cluster: Cluster, node: str, backup: Backup, archive: Archive) -> BackupOutcome:
+        checks = checked_site(self._api, node, archive, self._wish.storage)
+        allocator = Allocator(self._api, self._wanted, cluster, TakenAddresses())
+        if self._run.check_mode:
+            vmid = allocator.settle(lambda choose: choose(self._reservations.peek())).vmid
+            plan = self._plan_beside(backup, archive, node, vmid)
+            plan.checks += checks
+            return BackupOutcome(plan, backup, vm=plan.after)
+        try:
+            plan, vmid = self._restore(cluster, allocator, backup, archive, node)
+        except BaseException:
+            self._interrupts.mute()
+            with contextlib.suppress(NHIError):
+                self._reservations.release(self._operation)
+            raise
+        self._interrupts.mute()  # the guest is complete: what is left is to say so
+        plan.checks += checks
+        with contextlib.suppress(NHIError):
+            self._reservations.keep(self._operation)
+        found = read_guest(self._api, {"type": backup.type, "node": node, "vmid": vmid, "pool": self._wish.pool})
+        plan.warnings += self._address_warnings(cluster, found)
+        return BackupOutcome(plan, backup, vm=guest_facts(found))
+
+    def _restore(
+        self, cluster: Cluster, allocator: Allocator, backup: Backup, archive: Archive, node: str
+    ) -> tuple[GuestPlan, int]:
+        name = self._wish.guest.name
+        while True:
+            choice = allocator.settle(
+                lambda choose: self._reservations.reserve(self._operation, name, cluster.read_at, choose)
+            )
+            plan = self._plan_beside(backup, archive, node, choice.vmid)
+            plan.refuse_if_failed()
+            action: Action = plan.actions[0]
+            try:
+                self._changer().restore(Placement(node, choice.vmid), backup.type, action.data)
+            except AlreadyExistsError:
+                allocator.vmid_taken(choice.vmid)
+                continue
+            return plan, choice.vmid
+
+    def _plan_beside(self, backup: Backup, archive: Archive, node: str, vmid: int) -> GuestPlan:
+        plan = plan_beside(self._wish, backup, archive, node, vmid, self._run.guards, self._operation)
+        self._check_privileges(plan, vmid, archive)
+        return plan
+
+    def _address_warnings(self, cluster: Cluster, found: Found) -> list[str]:
+        """Two guests of one address must not run at once."""
+        address = fixed_address(found.config, found.type)
+        others = [r for r in cluster.guests if r["vmid"] != found.vmid]
+        owner = configured_addresses(self._api, others)[0].get(address.ip) if address else None
+        if owner is None:
+            return []
+        return [f"{found.label} has the address of {owner}, {address}: give it another before you start it."]
+
+    def _check_privileges(self, plan: GuestPlan, vmid: int, archive: Archive) -> None:
+        disks = archive.space(self._wish.storage)
+        needs = restore_needs(vmid, self._wish.pool, disks, archive.bridges, plan.actions)
+        plan.checks.append(check_privileges(self._api, needs))
+
+    def _changer(self) -> GuestChange:
+        patience = Patience(wait=False, task=self._run.task_seconds)
+        return GuestChange(self._api, self._wanted, self._operation, self._interrupts, patience)
