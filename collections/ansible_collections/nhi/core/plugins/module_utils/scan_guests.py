@@ -28,6 +28,7 @@ from .addresses import (
     parse_properties,
 )
 from .errors import NotFoundError, PermissionDeniedError, ProxmoxError, UnreachableError
+from .guest_spec import split_marker
 from .lanes import run_in_lanes
 from .scan_memory import GuestMemory, spread, started_at
 from .scan_rows import Row, is_vague, row_signature
@@ -270,6 +271,7 @@ def _created_at(config: Mapping[str, Any]) -> str | None:
     return datetime.fromtimestamp(int(stamp), UTC).isoformat() if stamp.isdigit() else None
 
 
-def _first_line(text: Any) -> str | None:
-    lines = str(text or "").strip().splitlines()
+def _first_line(description: Any) -> str | None:
+    """What a person wrote first; the mark of the operation that made the guest is no description."""
+    lines = split_marker(str(description or ""))[0].splitlines()
     return lines[0].strip() or None if lines else None

@@ -36,6 +36,17 @@ def test_a_static_container_costs_one_call_and_is_found(cluster: FakeCluster, sc
     assert (found["freshness"], found["health"]) == ("fresh", "unknown")
 
 
+@pytest.mark.parametrize(
+    ("notes", "description"),
+    [("Shop.\nSince May.\n\nnhi: op-5f2b", "Shop."), ("nhi: op-5f2b\n", None), ("", None), (None, None)],
+)
+def test_a_description_is_what_a_person_wrote_first(
+    cluster: FakeCluster, scan: Scan, notes: str | None, description: str | None
+) -> None:
+    cluster.config(cluster.lxc(101, "web"))["description"] = notes
+    assert guest(scan(), 101)["description"] == description
+
+
 def test_a_second_scan_of_an_unchanged_lab_asks_three_questions_and_reports_no_change(
     cluster: FakeCluster, scan: Scan
 ) -> None:
