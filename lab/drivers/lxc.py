@@ -56,7 +56,8 @@ class LxcDriver:
         self._leases = Leases(directory / "leases.json", self._network.subnet)
         self._containers = proc.Containers(self._guests.lxcpath)
         self._meter = Meter()
-        self._image: Path | None = None  # known after up()
+        self._image: Path | None = None  # known after up(), as what is offered
+        self._offered: dict[str, int] = {}
 
     # --- the lab -------------------------------------------------------------------------------
 
@@ -70,6 +71,8 @@ class LxcDriver:
         self._network.up(log)
         self._adopt(log)
         self._image = self._templates.ensure(read_host(), log)
+        # From here on the lab needs the cache no more: its image is its own, and another checkout may clean up.
+        self._offered = {self._templates.name: self._templates.archive.stat().st_size}
         self._templates.remove_unused({self._image, *(Path(guest.record.image) for guest in self._guests.all())})
         if not self._nameservers():
             log("warning: guests cannot resolve names: this host's name servers are on its loopback only")
@@ -86,8 +89,7 @@ class LxcDriver:
         log(f"removed {self._directory}")
 
     def templates(self) -> dict[str, int]:
-        archive = self._templates.archive
-        return {archive.name: archive.stat().st_size} if archive.exists() else {}
+        return dict(self._offered)
 
     def vmids(self) -> set[int]:
         """The guests there are, running or not."""

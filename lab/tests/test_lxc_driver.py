@@ -60,6 +60,15 @@ def test_a_guest_answers_on_ssh_within_seconds_and_is_whole(shell: Shell, driver
     assert shell.ssh(address, "python3 -c 'import apt; print(1)'") == "1"
 
 
+def test_a_lab_that_is_up_needs_the_shared_cache_no_more(
+    shell: Shell, driver: LxcDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = driver.templates()
+    monkeypatch.setattr(driver, "_templates", replace(driver._templates, cache=tmp_path / "gone"))
+    assert driver.templates() == offered != {}
+    assert shell.ssh(shell.make(101).nics[0].address, "hostname") == "guest101"
+
+
 def test_usage_and_interfaces_are_those_of_the_container(shell: Shell, driver: LxcDriver) -> None:
     spec = shell.make(101)
     usage = driver.usage(101)
