@@ -288,8 +288,12 @@ def _parsed(raw: bytes, path: Path) -> Document:
     try:
         document = json.loads(raw)
         version = document["meta"]["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StateInvalidError(f"{path} is not a state document: {error!r}") from error
+    except ValueError as error:
+        raise StateInvalidError(f"{path} is not a state document ({error}): move it away and scan again.") from error
+    except (KeyError, TypeError) as error:
+        raise StateInvalidError(
+            f"{path} is not a state document (it names no schema version): move it away and scan again."
+        ) from error
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise StateVersionError(
             f"{path} has schema version {version}, this NHI understands {SCHEMA_VERSION}: upgrade the collection "
