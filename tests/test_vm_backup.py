@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -73,6 +75,15 @@ def test_a_backup_is_removed_once_and_only_under_its_name(guest: Owner) -> None:
     assert (gone["changed"], gone["backups"]) == (True, [])
     again, writes = guest.writes(lambda: guest.backup(state="absent", backup=volid))
     assert (again["changed"], writes) == (False, 0)
+
+
+def test_backups_are_listed_newest_first(guest: Owner) -> None:
+    made = [guest.backup()["backup"] for _ in range(2)]
+    listed, writes = guest.writes(lambda: guest.operator.module("nhi_vm_backup_info", name=guest.name))
+    assert (listed["backups"], listed["changed"], writes) == (made[::-1], False, 0)
+    everything = guest.operator.module("nhi_vm_backup_info", storage="local")["backups"]
+    assert {b["volid"] for b in made} <= {b["volid"] for b in everything}
+    assert "nosuch does not exist" in failure(guest.operator.module("nhi_vm_backup_info", name="nosuch"))
 
 
 def test_a_protected_backup_is_not_removed(guest: Owner) -> None:
@@ -182,3 +193,14 @@ def test_the_creator_works_in_its_pool_only(shared_lab: Operator) -> None:
     assert made["vm"]["pool"] == "ai-lab"
     assert guest.restore(volid, confirm=guest.name, **token)["vm"]["status"] == "running"
     assert guest.backup(state="absent", backup=volid, **token)["changed"]
+
+
+def test_the_task_that_holds_a_lock_is_named(guest: Owner) -> None:
+    guest.operator.lab.fault("set", "task-slow", "--task", "vzdump", "--delay", "6")
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(guest.backup)
+        deadline, message = time.monotonic() + 20, ""
+        while "held by task vzdump of nhi@pve!demo since" not in message and time.monotonic() < deadline:
+            message = str(guest.vm(memory=512, _check=True)["preflight"])
+        assert "held by task vzdump of nhi@pve!demo since" in message
+        assert running.result()["changed"]

@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable
 from functools import partial
 
-from .errors import PreflightError
+from .errors import PreflightError, ProxmoxError
 from .guest import Check
 from .guest_archive import Archive, parse_archive
 from .guest_backup import Backup, backups_of
+from .guest_config import flag
 from .guest_placement import check_bridge, choose_node, choose_storage
 from .guest_reader import Api, Cluster, bridges, storages
 from .guest_spec import LXC
@@ -33,6 +34,32 @@ def backup_storage(api: Api, node: str, wanted: str | None) -> str:
 def read_backups(api: Api, node: str, storage: str, vmid: int | None = None) -> list[Backup]:
     """The backups on a storage, of one VMID or of all that this token may see, newest first."""
     return backups_of(api.get(("nodes", node, "storage", storage, "content"), {"content": "backup", "vmid": vmid}))
+
+
+def every_backup(api: Api, cluster: Cluster, storage: str | None, vmid: int | None) -> tuple[list[Backup], list[str]]:
+    """Backups on all storages, newest first, and a line for each storage that could not be read."""
+    places = backup_places(cluster)
+    if storage is not None:
+        if storage not in {name for _node, name in places}:
+            names = ", ".join(sorted({name for _node, name in places})) or "none that this token may see"
+            raise PreflightError(f"storage {storage} does not take backups; storages that do: {names}")
+        places = [(node, name) for node, name in places if name == storage]
+    found: dict[str, Backup] = {}
+    unread: list[str] = []
+    for node, name in places:
+        try:
+            found.update({b.volid: b for b in read_backups(api, node, name, vmid)})
+        except ProxmoxError as e:
+            unread.append(f"The backups on {name} of {node} are not in the list: {e}")
+    return sorted(found.values(), key=lambda b: (b.taken_at, b.volid), reverse=True), unread
+
+
+def backup_places(cluster: Cluster) -> list[tuple[str, str]]:
+    """Node and name of every storage that takes backups; one that nodes share only once."""
+    rows = [r for r in cluster.rows if r.get("type") == "storage" and r.get("status") == "available"]
+    rows = [r for r in rows if "backup" in str(r.get("content") or "").split(",")]
+    by_key = {(None if flag(r.get("shared")) else r["node"], r["storage"]): r for r in rows}
+    return sorted((str(r["node"]), str(r["storage"])) for r in by_key.values())
 
 
 def read_archive(api: Api, node: str, backup: Backup) -> Archive:

@@ -67,7 +67,7 @@ class RestoreManager:
                 return backup
         raise PreflightError(
             f"{self._wish.backup} does not exist on {node}, or this token may not see it (VM.Backup on its guest):"
-            " list the backups of a guest with nhi_vm_backup in check mode"
+            " nhi_vm_backup_info lists the backups that there are"
         )
 
     # In the guest's own place

@@ -117,6 +117,7 @@ author:
   - NHI contributors (@nhi-lab)
 seealso:
   - module: nhi.core.nhi_vm
+  - module: nhi.core.nhi_vm_backup_info
   - module: nhi.core.nhi_vm_snapshot
 """
 

@@ -136,7 +136,9 @@ class FakeProxmox:
         return lists[parts[-1]]
 
     def _resources(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = [{"type": "storage", "node": NODE, "storage": "local", "status": "available"}]
+        rows: list[dict[str, Any]] = [
+            {"type": "storage", "node": NODE, "storage": "local", "content": "backup", "status": "available"}
+        ]
         rows += [{"type": "node", "node": NODE, "status": "online", "maxmem": 32 * GIB, "mem": GIB}]
         for vmid, guest in self.guests.items():
             if vmid in self.hidden:

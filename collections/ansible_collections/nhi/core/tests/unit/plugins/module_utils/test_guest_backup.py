@@ -5,11 +5,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.nhi.core.plugins.module_utils.errors import GuestChangeError, NHIError, PreflightError
+from ansible_collections.nhi.core.plugins.module_utils.errors import (
+    GuestChangeError,
+    NHIError,
+    PreflightError,
+    UnreachableError,
+)
 from ansible_collections.nhi.core.plugins.module_utils.guest_archive import parse_archive
 from ansible_collections.nhi.core.plugins.module_utils.guest_backup import backups_of, guest_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_backup import wish_from_params as backup_wish
@@ -18,7 +24,9 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_backup_manager impo
     BackupOutcome,
     BackupRun,
 )
+from ansible_collections.nhi.core.plugins.module_utils.guest_backup_reader import backup_places, every_backup
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import Guards
+from ansible_collections.nhi.core.plugins.module_utils.guest_reader import Cluster, read_cluster
 from ansible_collections.nhi.core.plugins.module_utils.guest_restore import wish_from_params as restore_wish
 from ansible_collections.nhi.core.plugins.module_utils.guest_restore_manager import RestoreManager
 from ansible_collections.nhi.core.plugins.module_utils.reservations import Reservations
@@ -230,3 +238,44 @@ def test_backups_of_all_kinds_are_listed_newest_first() -> None:
         {"volid": "a:backup/odd", "vmid": "3", "ctime": 2, "subtype": "qemu"},
     ]
     assert [(b.vmid, b.type) for b in backups_of(rows)] == [(2, "qemu"), (3, "qemu"), (1, "lxc")]
+
+
+def test_backups_of_the_whole_cluster_are_listed_once(node: Node) -> None:
+    volid = node.made()
+    shared: dict[str, Any] = {
+        "type": "storage",
+        "storage": "nas",
+        "content": "backup,iso",
+        "status": "available",
+        "shared": 1,
+    }
+    local: dict[str, Any] = {
+        "type": "storage",
+        "storage": "local",
+        "content": "backup",
+        "status": "available",
+        "node": "pve",
+    }
+    rows = [
+        local,
+        {**shared, "node": "pve"},
+        {**shared, "node": "pve2"},
+        {**shared, "storage": "off", "status": "unknown"},
+    ]
+    cluster = Cluster(rows, datetime.now(UTC))
+    assert [name for _node, name in backup_places(cluster)] == ["local", "nas"]
+    assert [b.volid for b in every_backup(node.pve, cluster, None, None)[0]] == [volid]
+    with pytest.raises(PreflightError, match="storages that do: local, nas"):
+        every_backup(node.pve, cluster, "local-lvm", None)
+
+
+def test_a_storage_that_can_not_be_read_is_told(node: Node) -> None:
+    node.made()
+
+    def fail() -> None:
+        raise UnreachableError("596")
+
+    node.pve.hooks["GET /nodes/pve/storage/local/content"] = fail
+    backups, unread = every_backup(node.pve, read_cluster(node.pve), None, None)
+    assert backups == []
+    assert unread == ["The backups on local of pve are not in the list: 596"]
