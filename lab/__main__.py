@@ -110,6 +110,26 @@ def fault(args: argparse.Namespace) -> int:
     return 0
 
 
+def unlock(args: argparse.Namespace) -> int:
+    """What `pct unlock` and `qm unlock` do on the host; the daemon, which holds the truth, is restarted around it."""
+    LabConfig.load(args.dir)
+    ran = control.stop(args.dir)
+    try:
+        store = Store(args.dir / "lab.db")
+        guest = store.guests.get(args.vmid)
+        lock = guest.config.pop("lock", None) if guest else None
+        if lock:
+            store.guests.save(args.vmid)
+        store.close()
+    finally:
+        if ran:
+            control.start(args.dir, _say)
+    if guest is None:
+        raise control.LabError(f"there is no guest {args.vmid}: see `python -m lab status --dir {args.dir}`")
+    _say(f"{args.vmid} {guest.name}: the lock '{lock}' is gone" if lock else f"{args.vmid} {guest.name} has no lock")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     common = argparse.ArgumentParser(add_help=False)
@@ -122,6 +142,11 @@ def _parser() -> argparse.ArgumentParser:
     shown = commands.add_parser("status", parents=[common], help="say what runs")
     shown.add_argument("--json", action="store_true", help="for programs")
     shown.set_defaults(function=status)
+    unlocked = commands.add_parser(
+        "unlock", parents=[common], help="remove a guest's lock, as `pct unlock` on the host"
+    )
+    unlocked.add_argument("vmid", type=int)
+    unlocked.set_defaults(function=unlock)
     _add_fault(commands.add_parser("fault", help="make something go wrong"), common)
     return parser
 

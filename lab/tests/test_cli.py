@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from proxmoxer import ProxmoxAPI
 
 from lab import pidfile
 
@@ -23,6 +24,12 @@ def lab(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lab", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False)
+
+
+@pytest.fixture(autouse=True)
+def own_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """requests would prefer this to verify_ssl=False."""
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
 
 
 @pytest.fixture
@@ -39,6 +46,14 @@ def up(tmp_path: Path, port: int) -> Iterator[Path]:
     assert started.returncode == 0, started.stderr
     yield directory
     lab("down", "--dir", directory)
+
+
+def proxmox(directory: Path) -> ProxmoxAPI:
+    config = json.loads((directory / "lab.json").read_text())
+    token = json.loads((directory / "credentials.json").read_text())["tokens"]["demo"]
+    return ProxmoxAPI(
+        "127.0.0.1", port=config["port"], user="nhi@pve", token_name="demo", token_value=token, verify_ssl=False
+    )
 
 
 def test_up_is_said_once_and_repeated_without_harm(up: Path, port: int) -> None:
@@ -155,3 +170,22 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_made(tmp_path:
 
 def test_status_without_a_lab_says_how_to_start_one(tmp_path: Path) -> None:
     assert "python -m lab up" in one_line(lab("status", "--dir", tmp_path))
+
+
+def test_unlock_is_the_way_out_for_a_guest_that_a_killed_daemon_left_locked(up: Path) -> None:
+    connection = proxmox(up)
+    assert lab("fault", "set", "task-slow", "--task", "vzcreate", "--delay", "30", "--dir", up).returncode == 0
+    template = connection.nodes("pve").storage("local").content.get(content="vztmpl")[0]["volid"]
+    connection.nodes("pve").lxc.post(vmid=105, hostname="half", ostemplate=template, storage="local-lvm")
+    assert lab("fault", "crash", "--dir", up).returncode == 0
+    assert proxmox(up).nodes("pve").lxc(105).config.get()["lock"] == "create"
+    assert "the lock 'create' is gone" in lab("unlock", "105", "--dir", up).stdout
+    assert "lock" not in proxmox(up).nodes("pve").lxc(105).config.get()
+    assert "has no lock" in lab("unlock", "105", "--dir", up).stdout
+
+
+def test_unlock_of_an_unknown_guest_says_so_and_leaves_the_daemon_running(up: Path) -> None:
+    refused = lab("unlock", "999", "--dir", up)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "there is no guest 999" in refused.stderr
+    assert json.loads(lab("status", "--json", "--dir", up).stdout)["running"]
