@@ -114,6 +114,7 @@ class GuestPlan:
     impact: Impact = field(default_factory=Impact)
     restart_required: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    idle: str = "Nothing to do."  # what to say when there are no actions
 
     @property
     def changed(self) -> bool:
@@ -130,7 +131,7 @@ class GuestPlan:
 
     def summary(self) -> list[str]:
         """The plan in sentences for a person."""
-        lines = [a.text for a in self.actions] or ["Nothing to do."]
+        lines = [a.text for a in self.actions] or [self.idle]
         for dependent in self.impact.dependents:
             lines.append(
                 f"{dependent['name']} ({dependent['criticality']}) would stop working: it needs {dependent['through']}."

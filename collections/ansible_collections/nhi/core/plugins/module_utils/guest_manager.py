@@ -79,7 +79,8 @@ class GuestManager:
             found = read_guest(self._api, row)
             return self._destroy(cluster, found) if self._wanted.state == "absent" else self._change(cluster, found)
         if self._wanted.state == "absent":
-            return Outcome(GuestPlan(), None, self._operation)
+            idle = f"No guest that this token may see is called {self._wanted.name}: nothing to do."
+            return Outcome(GuestPlan(idle=idle), None, self._operation)
         if not self._wanted.creates:
             raise PreflightError(
                 f"{self._wanted.name} does not exist and can not be {self._wanted.state}: create it with state: started"

@@ -66,6 +66,10 @@ def endpoint_from_params(params: Mapping[str, Any]) -> Endpoint:
         value = str(params.get(name) or "").strip()
         if not value or any(c.isspace() or not c.isprintable() for c in value):
             raise ParameterError(f"{name} is empty or holds white space: set it as an option or in the environment")
+    if "/" in params["api_host"]:
+        raise ParameterError(
+            f"api_host '{params['api_host']}' is a URL: give the host name alone, and the port as api_port"
+        )
     if "@" not in params["api_user"]:
         raise ParameterError(f"api_user '{params['api_user']}' has no realm: write it as user@pve or user@pam")
     port = int(params["api_port"]) if params.get("api_port") is not None else Endpoint.port

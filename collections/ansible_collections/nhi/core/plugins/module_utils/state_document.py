@@ -12,7 +12,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from .errors import StateError, StateInvalidError
+from .errors import StateInvalidError
 from .state_schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -175,20 +175,3 @@ def counts(document: Mapping[str, Any]) -> dict[str, int]:
     """How many of each thing the document holds."""
     infrastructure = document["infrastructure"]
     return {**{name: len(infrastructure[name]) for name, _unique, _keys in _LISTS}, "alerts": len(document["alerts"])}
-
-
-def find_guest(document: Mapping[str, Any], key: str | int) -> Item | None:
-    """The guest with this VMID (int) or name (str); names are not unique in Proxmox VE, so two matches are an error."""
-    guests = document["infrastructure"]["guests"]
-    if isinstance(key, int):
-        return next((guest for guest in guests if guest["vmid"] == key), None)
-    found: list[Item] = [guest for guest in guests if guest["name"] == key]
-    if len(found) > 1:
-        vmids = ", ".join(str(guest["vmid"]) for guest in found)
-        raise StateError(f"The guest name {key!r} is not unique (VMIDs {vmids}): use the VMID.")
-    return found[0] if found else None
-
-
-def find_services(document: Mapping[str, Any], name: str) -> list[Item]:
-    """Every instance of a service, by catalogue name or by instance name, in the document's order."""
-    return [item for item in document["infrastructure"]["services"] if name in (item["name"], item["service"])]

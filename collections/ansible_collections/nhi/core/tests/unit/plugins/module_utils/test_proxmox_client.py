@@ -339,6 +339,7 @@ def test_a_full_token_name_is_accepted_as_token_id() -> None:
     [
         ("api_host", ""),
         ("api_host", "pve\nHost: evil"),
+        ("api_host", "https://pve.example.net"),
         ("api_user", "nhi"),
         ("api_token_secret", "a b"),
         ("api_port", 70000),

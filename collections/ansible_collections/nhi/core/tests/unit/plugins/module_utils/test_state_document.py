@@ -19,8 +19,6 @@ from ansible_collections.nhi.core.plugins.module_utils.state_document import (
     canonical_bytes,
     counts,
     document_age_seconds,
-    find_guest,
-    find_services,
     format_time,
     freshness_at,
     parse_time,
@@ -34,7 +32,6 @@ from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_document
     full_document,
     make_document,
     make_guest,
-    make_service,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,34 +147,6 @@ def test_a_stale_copy_keeps_its_old_time() -> None:
     assert (stale["freshness"], stale["observed_at"]) == ("stale", AT_NOON)
     assert guest["freshness"] == "fresh"
     assert as_stale(make_guest(1, observed_at=None))["freshness"] == "unknown"
-
-
-def test_a_guest_is_found_by_vmid_and_by_name() -> None:
-    document = full_document()
-    for key in (105, "redis-cache"):
-        guest = find_guest(document, key)
-        assert guest is not None
-        assert guest["vmid"] == 105
-    assert find_guest(document, 999) is None
-    assert find_guest(document, "nobody") is None
-
-
-def test_an_ambiguous_guest_name_is_an_error_that_names_the_vmids() -> None:
-    document = make_document([make_guest(1, name="twin"), make_guest(2, name="twin")])
-    with pytest.raises(StateError, match=r"not unique \(VMIDs 1, 2\)"):
-        find_guest(document, "twin")
-
-
-def test_services_are_found_by_catalogue_name_and_by_instance_name() -> None:
-    document = make_document()
-    guests = [make_guest(1), make_guest(2)]
-    document["infrastructure"]["services"] = [
-        make_service(guests[0], "redis"),
-        make_service(guests[1], "redis", name="cache"),
-    ]
-    assert [service["vmid"] for service in find_services(document, "redis")] == [1, 2]
-    assert [service["vmid"] for service in find_services(document, "cache")] == [2]
-    assert find_services(document, "chroma") == []
 
 
 def test_counts_cover_every_list() -> None:

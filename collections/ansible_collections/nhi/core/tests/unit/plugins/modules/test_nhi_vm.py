@@ -72,6 +72,12 @@ def test_a_failure_is_one_line(run: Run) -> None:
     assert "\n" not in result["msg"]
 
 
+def test_absent_says_when_there_is_no_such_guest(run: Run) -> None:
+    result = run(name="redsi", state="absent", confirm="redsi")
+    assert not result["changed"]
+    assert result["summary"] == ["No guest that this token may see is called redsi: nothing to do."]
+
+
 def test_the_graph_beside_the_state_is_read_unasked(pve: FakeClient, run: Run, tmp_path: Path) -> None:
     pve.add(102, "db")
     assert "No dependency graph was read" in str(run(name="db", state="absent", check=True)["warnings"])
