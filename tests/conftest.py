@@ -180,3 +180,13 @@ def operator(memory_lab: Lab, tmp_path: Path) -> Operator:
     state = tmp_path / "infrastructure"
     state.mkdir()
     return Operator(memory_lab, state)
+
+
+@pytest.fixture(scope="module")
+def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """An operator of a lab in memory that the tests of one file share."""
+    directory = tmp_path_factory.mktemp("shared")
+    with running_lab(directory / "lab", "--driver", "memory", "--no-lag", "--test-endpoint") as lab:
+        state = directory / "infrastructure"
+        state.mkdir()
+        yield Operator(lab, state)

@@ -18,7 +18,7 @@ import pytest
 
 from .conftest import COLLECTIONS, ROOT, Lab, Operator, running_lab, tool
 
-# Addresses for documentation: no network of any host, so nothing outside the lab is ever asked.
+# Addresses of loopback: nothing outside this machine is ever asked.
 NETWORK = {"range": "127.86.5.105-127.86.5.199", "prefix": 24, "gateway": "127.86.5.1"}
 REDIS: dict[str, Any] = {
     "name": "redis-cache", "state": "started", "template": "debian-12", "purpose": "cache", "cores": 1, "memory": 256,
@@ -33,13 +33,9 @@ def vm(operator: Operator) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """An operator of a lab that several tests share, because they are refused and write nothing."""
-    directory = tmp_path_factory.mktemp("shared")
-    with running_lab(directory / "lab", "--driver", "memory", "--no-lag", "--test-endpoint") as lab:
-        operator = Operator(lab, directory / "infrastructure")
-        operator.state_dir.mkdir()
-        yield operator
+def untouched(shared_lab: Operator) -> Operator:
+    """A shared lab for tests that are refused and write nothing."""
+    return shared_lab
 
 
 def guests(operator: Operator) -> dict[int, str]:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .conftest import Operator, running_lab
+from .conftest import Operator
 from .guest_modules import Guest, Result, failure, guest_numbers
 
 numbers = guest_numbers(105)
@@ -24,15 +24,6 @@ class Owner(Guest):
 
     def restore(self, volid: str, **options: object) -> Result:
         return self.backup(**{"state": "restored", "backup": volid, "storage": None, **options})
-
-
-@pytest.fixture(scope="module")
-def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    directory = tmp_path_factory.mktemp("shared")
-    with running_lab(directory / "lab", "--driver", "memory", "--no-lag", "--test-endpoint") as lab:
-        operator = Operator(lab, directory / "infrastructure")
-        operator.state_dir.mkdir()
-        yield operator
 
 
 @pytest.fixture

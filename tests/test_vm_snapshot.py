@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Operator, running_lab
+from .conftest import Operator
 from .guest_modules import Guest, Result, failure, guest_numbers
 
 numbers = guest_numbers(105)
@@ -22,15 +22,6 @@ class Kept(Guest):
 
     def back(self, **options: Any) -> Result:
         return self.snapshot(state="rollback", **{"confirm": self.name, **options})
-
-
-@pytest.fixture(scope="module")
-def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    directory = tmp_path_factory.mktemp("shared")
-    with running_lab(directory / "lab", "--driver", "memory", "--no-lag", "--test-endpoint") as lab:
-        operator = Operator(lab, directory / "infrastructure")
-        operator.state_dir.mkdir()
-        yield operator
 
 
 @pytest.fixture

@@ -91,6 +91,22 @@ class ScanReport:
             "read": self.result.read_guests,
         }
 
+    def as_data(self) -> dict[str, Any]:
+        """What a module returns and a program reads."""
+        meta = self.document["meta"]
+        return {
+            "changed": self.changed,
+            "counts": self.counts,
+            "durations": self.durations,
+            "api_calls": self.result.api_calls,
+            "kind": self.result.kind,
+            "changed_guests": self.changed_guests,
+            "nodes": self.document["infrastructure"]["nodes"],
+            "alerts": self.document["alerts"],
+            "revision": meta["revision"],
+            "topology_fingerprint": meta["topology_fingerprint"],
+        }
+
 
 def run_scan(
     store: StateStore,

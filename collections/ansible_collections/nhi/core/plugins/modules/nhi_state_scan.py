@@ -194,23 +194,6 @@ from ansible_collections.nhi.core.plugins.module_utils.scan_write import ScanRep
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 
 
-def result_of(report: ScanReport) -> dict[str, Any]:
-    """What the module returns."""
-    document = report.document
-    return {
-        "changed": report.changed,
-        "counts": report.counts,
-        "durations": report.durations,
-        "api_calls": report.result.api_calls,
-        "kind": report.result.kind,
-        "changed_guests": report.changed_guests,
-        "nodes": document["infrastructure"]["nodes"],
-        "alerts": document["alerts"],
-        "revision": document["meta"]["revision"],
-        "topology_fingerprint": document["meta"]["topology_fingerprint"],
-    }
-
-
 def run(params: dict[str, Any], *, dry_run: bool) -> ScanReport:
     """Scan as the options say."""
     endpoint = endpoint_from_params(params)
@@ -253,7 +236,7 @@ def main() -> None:
         module.fail_json(msg=f"The scan was {error}: what it read is lost and state.json is whole, so scan again.")
     except NHIError as error:
         module.fail_json(msg=str(error))
-    result = result_of(report)
+    result = report.as_data()
     if module._diff:
         result["diff"] = report.diff
     module.exit_json(**result)

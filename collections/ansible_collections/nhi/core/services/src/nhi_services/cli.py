@@ -135,7 +135,7 @@ def _scan(settings: Settings, arguments: argparse.Namespace) -> None:
         dry_run=arguments.check,
     )
     if arguments.json:
-        print(state_commands.as_text(scan_command.as_data(report)))
+        print(state_commands.as_text(report.as_data()))
     else:
         print(scan_command.in_words(report))
 

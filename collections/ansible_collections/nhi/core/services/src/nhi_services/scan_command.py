@@ -74,17 +74,3 @@ def in_words(report: ScanReport) -> str:
         f"{amount(counts['alerts'], 'alerts')}; {result.kind} scan, {report.durations['total']:.2f} s, "
         f"{amount(result.api_calls, 'calls')}"
     )
-
-
-def as_data(report: ScanReport) -> dict[str, Any]:
-    """A scan for programs."""
-    return {
-        "changed": report.changed,
-        "counts": report.counts,
-        "durations": report.durations,
-        "api_calls": report.result.api_calls,
-        "kind": report.result.kind,
-        "changed_guests": report.changed_guests,
-        "alerts": report.document["alerts"],
-        "revision": report.document["meta"]["revision"],
-    }

@@ -6,32 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
 from ansible_collections.nhi.core.plugins.modules import nhi_vm
-from ansible_collections.nhi.core.tests.unit.plugins.module_utils.fake_proxmox import FakeProxmox
-
-API = {
-    "api_host": "pve.example.net",
-    "api_user": "nhi@pve",
-    "api_token_id": "x",
-    "api_token_secret": "00000000-0000-4000-8000-000000000000",
-}
-
-
-class FakeClient(FakeProxmox):
-    def __enter__(self) -> FakeClient:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
-
-
-Run = Callable[..., dict[str, Any]]
+from ansible_collections.nhi.core.tests.unit.plugins.modules.module_runner import FakeClient, Run, runner
 
 
 @pytest.fixture
@@ -43,15 +23,7 @@ def pve(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
 
 @pytest.fixture
 def run(pve: FakeClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*, check: bool = False, **options: Any) -> dict[str, Any]:
-        arguments = {**API, "state_dir": str(tmp_path), "_ansible_check_mode": check, **options}
-        with patch_module_args(arguments), pytest.raises(SystemExit) as e:
-            nhi_vm.main()
-        result: dict[str, Any] = json.loads(capsys.readouterr().out)
-        assert bool(result.get("failed")) == (e.value.code != 0)
-        return result
-
-    return call
+    return runner(nhi_vm, capsys, state_dir=str(tmp_path))
 
 
 def test_the_result_tells_everything_that_is_documented(pve: FakeClient, run: Run) -> None:

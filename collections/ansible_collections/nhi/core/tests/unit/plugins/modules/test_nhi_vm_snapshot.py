@@ -5,17 +5,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
 from ansible_collections.nhi.core.plugins.modules import nhi_vm_snapshot
-from ansible_collections.nhi.core.tests.unit.plugins.modules.test_nhi_vm import API, FakeClient
-
-Run = Callable[..., dict[str, Any]]
+from ansible_collections.nhi.core.tests.unit.plugins.modules.module_runner import FakeClient, Run, runner
 
 
 @pytest.fixture
@@ -28,14 +22,7 @@ def pve(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
 
 @pytest.fixture
 def run(pve: FakeClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*, check: bool = False, **options: Any) -> dict[str, Any]:
-        arguments = {**API, "state_dir": str(tmp_path), "name": "redis", "_ansible_check_mode": check, **options}
-        with patch_module_args(arguments), pytest.raises(SystemExit):
-            nhi_vm_snapshot.main()
-        result: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return result
-
-    return call
+    return runner(nhi_vm_snapshot, capsys, state_dir=str(tmp_path), name="redis")
 
 
 def test_the_result_tells_everything_that_is_documented(run: Run) -> None:
