@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+testinfra_hosts = ["ansible://molecule-postgresql"]
+
 PASSWORD = "s3cret with \"quotes\", 'these', \\ and spaces"
 EARLIER_PASSWORD = "an-earlier-one"
 PORT = 5432
