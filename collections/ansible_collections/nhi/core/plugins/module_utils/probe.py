@@ -16,6 +16,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 
+from .catalogue import Health
+
 _AT_ONCE = 256
 _RETRY_PAUSE_SECONDS = 0.2
 _LONGEST_DETAIL = 120
@@ -30,10 +32,7 @@ class Target:
 
     address: str
     port: int
-    type: str
-    timeout_seconds: float = 2.0
-    path: str = "/"
-    expect_status: int = 200
+    health: Health
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class ProbeResult:
 
 def probe_all(targets: Iterable[Target], *, deadline_seconds: float = 10.0) -> dict[Target, ProbeResult]:
     """Results of all targets; what is not done at the deadline is unknown."""
-    wanted = [target for target in dict.fromkeys(targets) if target.type != "none"]
+    wanted = [target for target in dict.fromkeys(targets) if target.health.type != "none"]
     if not wanted:
         return {}
     return asyncio.run(_probe_all(wanted, deadline_seconds))
@@ -78,10 +77,10 @@ async def _probe_twice(target: Target, gate: asyncio.Semaphore) -> ProbeResult:
 async def _probe(target: Target) -> ProbeResult:
     started = time.perf_counter()
     try:
-        async with asyncio.timeout(target.timeout_seconds):
-            result = await _PROBES[target.type](target)
+        async with asyncio.timeout(target.health.timeout_seconds):
+            result = await _PROBES[target.health.type](target)
     except TimeoutError:
-        return ProbeResult("unhealthy", f"no answer within {target.timeout_seconds:g} s")
+        return ProbeResult("unhealthy", f"no answer within {target.health.timeout_seconds:g} s")
     except ConnectionRefusedError:
         return ProbeResult("unhealthy", "connection refused")
     except asyncio.IncompleteReadError:
@@ -130,12 +129,12 @@ async def _tcp(target: Target) -> ProbeResult:
 
 
 async def _http(target: Target) -> ProbeResult:
-    request = f"GET {target.path} HTTP/1.1\r\nHost: {target.address}:{target.port}\r\nConnection: close\r\n\r\n"
-    line = await _exchange(target, request.encode(), _line, tls=target.type == "https")
+    request = f"GET {target.health.path} HTTP/1.1\r\nHost: {target.address}:{target.port}\r\nConnection: close\r\n\r\n"
+    line = await _exchange(target, request.encode(), _line, tls=target.health.type == "https")
     words = line.decode("latin-1").split(None, 2)
     if len(words) < 2 or not words[0].startswith("HTTP/") or not words[1].isdigit():
         return ProbeResult("unhealthy", "the answer is not HTTP")
-    good = int(words[1]) == target.expect_status
+    good = int(words[1]) == target.health.expect_status
     return ProbeResult("healthy" if good else "unhealthy", f"HTTP {words[1]}")
 
 

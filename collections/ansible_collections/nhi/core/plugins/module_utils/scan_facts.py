@@ -14,13 +14,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .addresses import primary_address
-from .catalogue import PURPOSE_TAG, SERVICE_TAG, CatalogueEntry, OfferedService, ServiceEndpoint, offered_services
+from .catalogue import (
+    PURPOSE_TAG,
+    SERVICE_TAG,
+    CatalogueEntry,
+    Health,
+    OfferedService,
+    ServiceEndpoint,
+    offered_services,
+)
 from .probe import ProbeResult, Target
 from .scan_guests import GuestReading, known_addresses
 from .scan_rows import Fact, Resources, guest_fact, guest_name, node_fact, storage_fact
 from .state_document import as_stale, format_time
 
 _HEALTH_FROM_WORST = ("unhealthy", "unknown", "healthy")
+_ANSWERS = Health("tcp")  # what is asked of a guest without a service
 Targets = dict[Target, ProbeResult]
 
 
@@ -121,15 +130,14 @@ def probe_targets(
         offered = offered_services(guest["tags"], catalogue)
         wanted = [_target(guest["address"], endpoint) for service in offered for endpoint in service.entry.endpoints]
         if not offered and guest_port:
-            wanted = [Target(guest["address"], guest_port, "tcp")]
+            wanted = [Target(guest["address"], guest_port, _ANSWERS)]
         for target in wanted:
             targets.setdefault(target, []).append(guest["vmid"])
     return targets
 
 
 def _target(address: str, endpoint: ServiceEndpoint) -> Target:
-    health = endpoint.health
-    return Target(address, endpoint.port, health.type, health.timeout_seconds, health.path, health.expect_status)
+    return Target(address, endpoint.port, endpoint.health)
 
 
 def service_facts(
@@ -191,7 +199,7 @@ def set_guest_health(guests: Iterable[Fact], services: Iterable[Fact], results: 
     for guest in guests:
         if guest["health"] == "stopped" or guest["freshness"] == "unknown":
             continue
-        result = results.get(Target(guest["address"], guest_port, "tcp")) if guest["address"] else None
+        result = results.get(Target(guest["address"], guest_port, _ANSWERS)) if guest["address"] else None
         if guest["vmid"] in by_vmid:
             guest["health"] = worst_health(by_vmid[guest["vmid"]])
         elif result:

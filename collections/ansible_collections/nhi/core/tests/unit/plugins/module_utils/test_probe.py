@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from ansible_collections.nhi.core.plugins.module_utils.catalogue import Health
 from ansible_collections.nhi.core.plugins.module_utils.probe import ProbeResult, Target, probe_all
 from ansible_collections.nhi.core.tests.unit.plugins.api_server import Reply, api_server
 
@@ -49,7 +50,7 @@ def says(answer: bytes, wants: bytes = b"") -> Talk:
 
 
 def probe(port: int, kind: str, **more: object) -> ProbeResult:
-    target = Target("127.0.0.1", port, kind, **more)  # type: ignore[arg-type]
+    target = Target("127.0.0.1", port, Health(kind, **more))  # type: ignore[arg-type]
     return probe_all([target])[target]
 
 
@@ -158,8 +159,8 @@ def test_one_failure_is_not_yet_an_outage() -> None:
 
 def test_what_is_late_for_all_is_unknown_and_the_rest_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, listening(says(b"+PONG\r\n")) as port:
-        slow = Target("127.0.0.1", silent.getsockname()[1], "redis", timeout_seconds=20)
-        quick = Target("127.0.0.1", port, "redis")
+        slow = Target("127.0.0.1", silent.getsockname()[1], Health("redis", timeout_seconds=20))
+        quick = Target("127.0.0.1", port, Health("redis"))
         started = time.monotonic()
         results = probe_all([slow, quick], deadline_seconds=0.5)
     assert time.monotonic() - started < 5
@@ -169,7 +170,7 @@ def test_what_is_late_for_all_is_unknown_and_the_rest_is_told() -> None:
 def test_many_targets_are_asked_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as silent:
         port = silent.getsockname()[1]
-        targets = [Target("127.0.0.1", port, "redis", 0.3, f"/{number}") for number in range(50)]
+        targets = [Target("127.0.0.1", port, Health("redis", 0.3, f"/{number}")) for number in range(50)]
         started = time.monotonic()
         results = probe_all(targets)
     assert time.monotonic() - started < 5
@@ -177,4 +178,4 @@ def test_many_targets_are_asked_at_once() -> None:
 
 
 def test_an_endpoint_without_a_check_is_not_asked() -> None:
-    assert probe_all([Target("127.0.0.1", 9, "none")]) == {}
+    assert probe_all([Target("127.0.0.1", 9, Health("none"))]) == {}
