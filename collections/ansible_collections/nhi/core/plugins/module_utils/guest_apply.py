@@ -7,43 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from .errors import GuestChangeError, NHIError, ProxmoxError, UnreachableError
+from .errors import (
+    AlreadyExistsError,
+    GuestChangeError,
+    NHIError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProxmoxError,
+    UnreachableError,
+)
 from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, REPLACE, RESIZE, START, STOP, Action, Found, GuestPlan
 from .guest_config import Placement, after_clone, clone_qemu, create_lxc, create_qemu, root_disk
+from .guest_doubt import was_done
 from .guest_reader import Api, guest_path, read_guest, refuse_if_changed
+from .guest_record import DONE, MADE, MAKE, REFUSED, TASK, GuestRecord, Target, target_entry
 from .guest_spec import LXC, Wanted
-from .guest_undo import Made, inverse, undo_configure, undo_creation, undo_stop
+from .guest_undo import inverse, is_set, undo
 from .guest_wait import Patience, await_address
 from .interrupts import Interrupts
+from .journal import Journal
 
-
-@dataclass
-class Journal:
-    """What this run did so far that would have to be undone."""
-
-    made: Made | None = None
-    configured: tuple[Found, Mapping[str, Any]] | None = None
-    stopped: Found | None = None
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to undo."""
-        return self.made is None and self.configured is None and self.stopped is None
+# What the journal never learns.
+_UNWRITTEN = ("cipassword",)
 
 
 class GuestChange:
-    """One run's changes to one guest."""
+    """One run's changes to one guest; ``warnings`` tell of tasks that grumbled but did what was asked."""
 
-    def __init__(self, api: Api, wanted: Wanted, operation: str, interrupts: Interrupts, patience: Patience) -> None:
+    def __init__(self, api: Api, wanted: Wanted, journal: Journal, interrupts: Interrupts, patience: Patience) -> None:
+        self.warnings: list[str] = []
         self._api = api
         self._wanted = wanted
-        self._operation = operation
+        self._journal = journal
         self._interrupts = interrupts
         self._patience = patience
-        self._journal = Journal()
 
     def create(self, plan: GuestPlan, place: Placement) -> str | None:
         """Make the guest and return its address; AlreadyExistsError when somebody else just took the VMID."""
@@ -54,7 +53,8 @@ class GuestChange:
             address = self._settled_address(kind, place)
             if any(a.kind == PROTECT for a in plan.actions):
                 # Last of all: a protected guest could not be undone.
-                self._configure(kind, place.node, place.vmid, {"protection": 1})
+                self._journal.write(PROTECT)
+                self._configure(self._reread(kind, place.node, place.vmid), {"protection": 1})
         return address
 
     def change(self, plan: GuestPlan, found: Found) -> str | None:
@@ -83,40 +83,57 @@ class GuestChange:
             self._create(action.kind, kind, place)
         elif action.kind == CONFIGURE:
             clone = self._reread(kind, place.node, place.vmid)
-            self._configure(kind, place.node, place.vmid, after_clone(self._wanted, place, clone.config))
+            self._configure(clone, after_clone(self._wanted, place, clone.config))
         elif action.kind == RESIZE:
             self._grow_clone(kind, place)
         elif action.kind == START:
-            self._start(kind, place.node, place.vmid)
+            self._start(self._reread(kind, place.node, place.vmid))
 
     def _create(self, how: str, kind: str, place: Placement) -> None:
         path: tuple[str, ...] = ("nodes", place.node, kind)
+        operation = self._journal.operation
         if how == CLONE:
             path = guest_path(kind, place.clone_node or place.node, place.clone_of or 0, "clone")
-            data = clone_qemu(self._wanted, place, self._operation)
+            data = clone_qemu(self._wanted, place, operation)
         else:
-            data = (create_lxc if kind == LXC else create_qemu)(self._wanted, place, self._operation)
+            data = (create_lxc if kind == LXC else create_qemu)(self._wanted, place, operation)
         self._make(kind, place, path, data)
 
     def _make(self, kind: str, place: Placement, path: tuple[str, ...], data: Mapping[str, Any]) -> None:
         """The create call is the compare-and-set on the VMID: whoever's configuration is first has it."""
-        made = self._journal.made = Made(kind, place.node, place.vmid, self._wanted.name, self._operation)
+        guest = {"kind": kind, "node": place.node, "vmid": place.vmid, "name": self._wanted.name}
+        self._journal.write(MAKE, guest=guest)
         try:
             with self._interrupts.shielded():
-                made.task = str(self._api.post(path, data))
-                made.answered = True
+                task = str(self._api.post(path, data))
+                self._journal.write(TASK, task=task)
         except UnreachableError:
-            raise  # nobody knows whether it was done: undoing looks
+            # Nobody knows whether it was done; a guest that is ours bears this operation's mark.
+            if not was_done(self._api, place.node, place.vmid, lambda: self._is_made(kind, place), self._patience.task):
+                raise
         except ProxmoxError:
-            self._journal.made = None
+            self._journal.write(REFUSED)
             raise
-        self._api.wait_task(made.task or "", self._patience.task)
-        made.task = None
+        else:
+            self._wait(task)
+        self._journal.write(MADE)
+
+    def _is_made(self, kind: str, place: Placement) -> bool:
+        try:
+            found = self._reread(kind, place.node, place.vmid)
+        except (NotFoundError, PermissionDeniedError):
+            # A guest that does not exist is "permission denied" to those who have rights only in a pool.
+            return False
+        if found.operation != self._journal.operation:
+            self._journal.write(REFUSED)
+            raise AlreadyExistsError(f"VMID {place.vmid} was given to {found.label} meanwhile: choose another VMID")
+        return not found.lock
 
     def _grow_clone(self, kind: str, place: Placement) -> None:
-        disk, present = root_disk(self._reread(kind, place.node, place.vmid).config, kind)
+        clone = self._reread(kind, place.node, place.vmid)
+        disk, present = root_disk(clone.config, kind)
         if present is not None and (self._wanted.disk_gib or 0) > present:
-            self._resize(kind, place.node, place.vmid, {"disk": disk, "size": f"{self._wanted.disk_gib}G"})
+            self._resize(clone, {"disk": disk, "size": f"{self._wanted.disk_gib}G"})
 
     def _settled_address(self, kind: str, place: Placement) -> str | None:
         fixed = str(place.address.ip) if place.address else None
@@ -126,61 +143,115 @@ class GuestChange:
         return await_address(self._api, self._reread(kind, place.node, place.vmid), self._patience)
 
     def _change_step(self, action: Action, found: Found) -> None:
-        kind, node, vmid = found.type, found.node, found.vmid
         if action.kind == CONFIGURE:
-            self._configure(kind, node, vmid, action.data)
-            self._journal.configured = (found, inverse(found.config, action.data))
+            self._configure(found, action.data)
         elif action.kind == RESIZE:
-            self._resize(kind, node, vmid, action.data)
+            self._resize(found, action.data)
         elif action.kind == REPLACE:
             self._replace(action, found)
         elif action.kind == STOP:
             self._stop(found)
         elif action.kind == START:
-            self._start(kind, node, vmid)
-            self._journal.stopped = None
+            self._start(found)
         elif action.kind == DESTROY:
-            self._run(lambda: self._api.delete(guest_path(kind, node, vmid), {"purge": 1}))
-            self._journal.stopped = None
+            path = guest_path(found.type, found.node, found.vmid)
+            self._run(DESTROY, found, lambda: self._api.delete(path, {"purge": 1}), lambda: self._is_gone(found))
 
     def _replace(self, action: Action, found: Found) -> None:
-        with self._interrupts.shielded():
-            task = str(self._api.post(("nodes", found.node, found.type), action.data))
-            self._journal.stopped = None  # what is there from now on is not what was stopped
+        self._journal.write(REPLACE, target=self._target(found), data=dict(action.data))
         try:
-            self._api.wait_task(task, self._patience.task)
+            with self._interrupts.shielded():
+                task = str(self._api.post(("nodes", found.node, found.type), action.data))
+                self._journal.write(TASK, task=task)
+        except UnreachableError as e:
+            raise self._incomplete(e, found) from e
+        except ProxmoxError:
+            self._done(REPLACE, found)  # refused: the guest is as it was
+            raise
+        try:
+            self._wait(task)
         except NHIError as e:
-            raise GuestChangeError(
-                f"{e}. {found.label} may be gone or incomplete now: the backup is still there, so restore it again"
-            ) from e
+            raise self._incomplete(e, found) from e
+        self._done(REPLACE, found)
 
-    def _configure(self, kind: str, node: str, vmid: int, data: Mapping[str, Any]) -> None:
-        with self._interrupts.shielded():
-            self._api.put(guest_path(kind, node, vmid, "config"), data)
+    def _incomplete(self, error: NHIError, found: Found) -> GuestChangeError:
+        return GuestChangeError(
+            f"{error}. {found.label} may be gone or incomplete now: the backup is still there, so restore it again"
+        )
+
+    def _configure(self, found: Found, data: Mapping[str, Any]) -> None:
+        written = {k: v for k, v in data.items() if k not in _UNWRITTEN and v is not None}
+        before = inverse(found.config, written)
+        self._journal.write(CONFIGURE, target=self._target(found), set=written, before=before)
+        path = guest_path(found.type, found.node, found.vmid, "config")
+        try:
+            with self._interrupts.shielded():
+                self._api.put(path, data)
+        except UnreachableError:
+            now = lambda: is_set(self._reread(found.type, found.node, found.vmid).config, data)  # noqa: E731
+            if not was_done(self._api, found.node, found.vmid, now, self._patience.task):
+                raise
 
     def _stop(self, found: Found) -> None:
         data = {"timeout": self._patience.shutdown, "forceStop": 1}
-        if self._wanted.state != "stopped":
-            self._journal.stopped = found
-        self._run(lambda: self._api.post(guest_path(found.type, found.node, found.vmid, "status", "shutdown"), data))
+        path = guest_path(found.type, found.node, found.vmid, "status", "shutdown")
+        self._run(
+            STOP, found, lambda: self._api.post(path, data), lambda: not self._is_running(found),
+            temporary=self._wanted.state != "stopped",
+        )  # fmt: skip
 
-    def _start(self, kind: str, node: str, vmid: int) -> None:
-        self._run(lambda: self._api.post(guest_path(kind, node, vmid, "status", "start")))
+    def _start(self, found: Found) -> None:
+        path = guest_path(found.type, found.node, found.vmid, "status", "start")
+        self._run(START, found, lambda: self._api.post(path), lambda: self._is_running(found))
 
-    def _resize(self, kind: str, node: str, vmid: int, data: Mapping[str, Any]) -> None:
-        self._run(lambda: self._api.put(guest_path(kind, node, vmid, "resize"), data))
+    def _resize(self, found: Found, data: Mapping[str, Any]) -> None:
+        path = guest_path(found.type, found.node, found.vmid, "resize")
 
-    def _run(self, call: Callable[[], Any]) -> None:
+        def grown() -> bool:
+            now = self._reread(found.type, found.node, found.vmid)
+            return f"size={data['size']}" in str(now.config.get(data["disk"]))
+
+        self._run(RESIZE, found, lambda: self._api.put(path, data), grown, disk=data["disk"], size=data["size"])
+
+    def _run(self, step: str, found: Found, call: Callable[[], Any], achieved: Callable[[], bool], **data: Any) -> None:
         """Start a task and wait for its end; some versions do small things at once and return no task."""
-        made = self._journal.made
-        with self._interrupts.shielded():
-            answer = call()
-            if made is not None:
-                made.task = str(answer or "") or None
-        if answer:
-            self._api.wait_task(str(answer), self._patience.task)
-        if made is not None:
-            made.task = None
+        self._journal.write(step, target=self._target(found), **data)
+        try:
+            with self._interrupts.shielded():
+                task = str(call() or "")
+                if task:
+                    self._journal.write(TASK, task=task)
+        except UnreachableError:
+            if not was_done(self._api, found.node, found.vmid, achieved, self._patience.task):
+                raise
+        else:
+            if task:
+                self._wait(task)
+        self._done(step, found)
+
+    def _wait(self, task: str) -> None:
+        result = self._api.wait_task(task, self._patience.task)
+        if result.warnings:
+            many = f"{result.warnings} warning{'s' if result.warnings > 1 else ''}"
+            self.warnings.append(
+                f"{result.type} of {self._wanted.name} is done with {many}: see the log of task {task}"
+            )
+
+    def _done(self, step: str, found: Found) -> None:
+        self._journal.write(DONE, of=step, target=self._target(found))
+
+    def _target(self, found: Found) -> dict[str, Any]:
+        return target_entry(Target.of(found))
+
+    def _is_running(self, found: Found) -> bool:
+        return self._reread(found.type, found.node, found.vmid).running
+
+    def _is_gone(self, found: Found) -> bool:
+        try:
+            now = self._reread(found.type, found.node, found.vmid)
+        except (NotFoundError, PermissionDeniedError):
+            return True
+        return not Target.of(found).is_same(now)
 
     def _reread(self, kind: str, node: str, vmid: int) -> Found:
         return read_guest(self._api, {"type": kind, "node": node, "vmid": vmid})
@@ -190,21 +261,13 @@ class GuestChange:
         try:
             yield
         except BaseException as error:
-            if self._journal.empty:
-                raise
+            record = GuestRecord.of(self._journal.operation, self._journal.entries)
+            if record.empty:
+                raise  # such as a VMID that was taken: the caller may go on with another one
             self._interrupts.mute()
-            outcome = self._undo()
-            if isinstance(error, NHIError):
-                raise GuestChangeError(f"{error}. {outcome}") from error
+            undone = undo(self._api, record)
+            if not undone.settled:
+                self._journal.keep()
+            if isinstance(error, NHIError) and undone.text:
+                raise GuestChangeError(f"{error}. {undone.text}") from error
             raise
-
-    def _undo(self) -> str:
-        journal = self._journal
-        if journal.made is not None:
-            return undo_creation(self._api, journal.made)
-        done = []
-        if journal.configured is not None:
-            done.append(undo_configure(self._api, *journal.configured))
-        if journal.stopped is not None:
-            done.append(undo_stop(self._api, journal.stopped))
-        return " ".join(done)

@@ -20,10 +20,12 @@ from .guest_addresses import TakenAddresses, taken_addresses
 from .guest_apply import GuestChange
 from .guest_privileges import change_needs, check_privileges, creation_needs
 from .guest_reader import Api, Cluster, find_row, live_address, read_cluster, read_guest
+from .guest_recovery import foretell, recover
 from .guest_site import Allocator, Site, choose_site
 from .guest_spec import LXC, Wanted
 from .guest_wait import Patience
 from .interrupts import Interrupts
+from .journal import Journal
 from .reservations import AppearedMeanwhileError, Choice, Reservations
 
 _LOOKS = 3
@@ -49,28 +51,50 @@ class Outcome:
     plan: GuestPlan
     vm: dict[str, Any] | None
     operation: str
+    recovered: list[str] = field(default_factory=list)
 
 
 class GuestManager:
-    """Brings one guest into the wanted state."""
+    """Brings one guest into the wanted state; ``tell`` hears what became of operations that were cut off."""
 
-    def __init__(self, api: Api, wanted: Wanted, settings: Settings) -> None:
+    def __init__(
+        self, api: Api, wanted: Wanted, settings: Settings, tell: Callable[[str], None] = lambda _text: None
+    ) -> None:
         self._api = api
         self._wanted = wanted
         self._settings = settings
+        self._tell = tell
         self._operation = f"op-{uuid.uuid4().hex[:12]}"
+        self._journal = Journal(settings.state_dir, self._operation, f"{wanted.name} {wanted.state}")
         self._reservations = Reservations(settings.state_dir)
         self._interrupts = Interrupts()
 
     def run(self) -> Outcome:
         """Look, plan and, outside check mode, act; a signal on the way is an error like any other."""
         with self._interrupts:
-            for _count in range(_LOOKS - 1):
-                try:
-                    return self._once()
-                except AppearedMeanwhileError:
-                    continue
-            return self._once()
+            try:
+                recovered = self._recover()
+                outcome = self._look_and_act()
+                outcome.recovered = recovered
+                return outcome
+            finally:
+                self._interrupts.mute()
+                self._journal.close()
+
+    def _recover(self) -> list[str]:
+        state_dir = self._settings.state_dir
+        recovered = foretell(state_dir) if self._settings.check_mode else recover(self._api, state_dir)
+        for text in recovered:
+            self._tell(text)
+        return recovered
+
+    def _look_and_act(self) -> Outcome:
+        for _count in range(_LOOKS - 1):
+            try:
+                return self._once()
+            except AppearedMeanwhileError:
+                continue
+        return self._once()
 
     def _once(self) -> Outcome:
         cluster = read_cluster(self._api)
@@ -101,7 +125,9 @@ class GuestManager:
         if settings.check_mode:
             return Outcome(plan, None, self._operation)
         plan.refuse_if_failed()
-        self._changer().destroy(plan, found)
+        changer = self._changer()
+        changer.destroy(plan, found)
+        plan.warnings += changer.warnings
         self._settle(plan, lambda: self._reservations.forget(found.name, found.vmid))
         return Outcome(plan, None, self._operation)
 
@@ -117,7 +143,9 @@ class GuestManager:
         plan.refuse_if_failed()
         address = None
         if plan.changed:
-            address = self._changer().change(plan, found)
+            changer = self._changer()
+            address = changer.change(plan, found)
+            plan.warnings += changer.warnings
             found = read_guest(
                 self._api, {"type": found.type, "node": found.node, "vmid": found.vmid, "pool": found.pool}
             )
@@ -171,12 +199,14 @@ class GuestManager:
             )
             plan = self._creation_plan(site, allocator, choice, taken)
             place = site.placement(choice, allocator.interface(choice))
+            changer = self._changer()
             try:
-                address = self._changer().create(plan, place)
+                address = changer.create(plan, place)
             except AlreadyExistsError:
                 allocator.vmid_taken(choice.vmid)
                 continue
             break
+        plan.warnings += changer.warnings
         self._interrupts.mute()  # the guest is complete: what is left is to say so
         facts = {**plan.after, "address": address}
         row = {"type": self._wanted.type or LXC, "node": place.node, "vmid": place.vmid, "pool": self._wanted.pool}
@@ -200,4 +230,4 @@ class GuestManager:
         return plan
 
     def _changer(self) -> GuestChange:
-        return GuestChange(self._api, self._wanted, self._operation, self._interrupts, self._settings.patience)
+        return GuestChange(self._api, self._wanted, self._journal, self._interrupts, self._settings.patience)

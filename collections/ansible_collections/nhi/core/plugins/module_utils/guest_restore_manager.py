@@ -20,12 +20,14 @@ from .guest_backup_reader import checked_site, node_with, read_archive, read_bac
 from .guest_config import Placement, fixed_address
 from .guest_privileges import check_privileges, restore_needs
 from .guest_reader import Api, Cluster, configured_addresses, find_row, read_cluster, read_guest
+from .guest_recovery import foretell, recover
 from .guest_restore import RestoreWish, is_restored_from, plan_beside, plan_replace
 from .guest_site import Allocator
 from .guest_spec import Wanted
 from .guest_wait import Patience
 from .guest_work import row_of
 from .interrupts import Interrupts
+from .journal import Journal
 from .reservations import Reservations
 
 
@@ -37,6 +39,8 @@ class RestoreManager:
         self._wish = wish
         self._run = run
         self._operation = f"op-{uuid.uuid4().hex[:12]}"
+        self._state_dir = state_dir
+        self._journal = Journal(state_dir, self._operation, f"{wish.guest.name} restored from {wish.backup}")
         self._reservations = Reservations(state_dir)
         self._interrupts = Interrupts()
         self._wanted = Wanted(wish.guest.name, "restored", vmid=wish.guest.vmid, vmids=wish.vmids, pool=wish.pool)
@@ -44,18 +48,28 @@ class RestoreManager:
     def run(self) -> BackupOutcome:
         """Look, plan and, outside check mode, act."""
         with self._interrupts:
-            cluster = read_cluster(self._api)
-            row = self._row(cluster)
-            found = read_guest(self._api, row) if row is not None else None
-            if found is not None and self._run.guards.confirm is None and is_restored_from(found, self._wish.backup):
-                return BackupOutcome(GuestPlan(), vm=guest_facts(found))
-            storage = storage_of(self._wish.backup)
-            node = node_with(cluster, storage, found.node if found else self._wish.node)
-            backup = self._backup(node, storage)
-            archive = read_archive(self._api, node, backup)
-            if found is not None:
-                return self._replace(cluster, found, backup, archive)
-            return self._beside(cluster, node, backup, archive)
+            try:
+                settle = foretell(self._state_dir) if self._run.check_mode else recover(self._api, self._state_dir)
+                outcome = self._look_and_act()
+                outcome.plan.warnings[:0] = settle
+                return outcome
+            finally:
+                self._interrupts.mute()
+                self._journal.close()
+
+    def _look_and_act(self) -> BackupOutcome:
+        cluster = read_cluster(self._api)
+        row = self._row(cluster)
+        found = read_guest(self._api, row) if row is not None else None
+        if found is not None and self._run.guards.confirm is None and is_restored_from(found, self._wish.backup):
+            return BackupOutcome(GuestPlan(), vm=guest_facts(found))
+        storage = storage_of(self._wish.backup)
+        node = node_with(cluster, storage, found.node if found else self._wish.node)
+        backup = self._backup(node, storage)
+        archive = read_archive(self._api, node, backup)
+        if found is not None:
+            return self._replace(cluster, found, backup, archive)
+        return self._beside(cluster, node, backup, archive)
 
     def _row(self, cluster: Cluster) -> dict[str, object] | None:
         row = find_row(cluster, self._wish.guest)
@@ -80,7 +94,9 @@ class RestoreManager:
         self._check_privileges(plan, found.vmid, archive)
         if not self._run.check_mode:
             plan.refuse_if_failed()
-            self._changer().destroy(plan, found)
+            changer = self._changer()
+            changer.destroy(plan, found)
+            plan.warnings += changer.warnings
             found = read_guest(self._api, row_of(found))
         return BackupOutcome(plan, backup, vm=guest_facts(found))
 
@@ -120,11 +136,13 @@ class RestoreManager:
             plan = self._plan_beside(backup, archive, node, choice.vmid)
             plan.refuse_if_failed()
             action: Action = plan.actions[0]
+            changer = self._changer()
             try:
-                self._changer().restore(Placement(node, choice.vmid), backup.type, action.data)
+                changer.restore(Placement(node, choice.vmid), backup.type, action.data)
             except AlreadyExistsError:
                 allocator.vmid_taken(choice.vmid)
                 continue
+            plan.warnings += changer.warnings
             return plan, choice.vmid
 
     def _plan_beside(self, backup: Backup, archive: Archive, node: str, vmid: int) -> GuestPlan:
@@ -148,4 +166,4 @@ class RestoreManager:
 
     def _changer(self) -> GuestChange:
         patience = Patience(wait=False, task=self._run.task_seconds)
-        return GuestChange(self._api, self._wanted, self._operation, self._interrupts, patience)
+        return GuestChange(self._api, self._wanted, self._journal, self._interrupts, patience)

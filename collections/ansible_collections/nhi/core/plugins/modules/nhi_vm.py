@@ -293,6 +293,16 @@ summary:
   sample:
     - Destroy LXC 102 postgres-lxc on pve with its disks
     - 'webapp (medium) would stop working: it needs postgres-lxc.'
+recovered:
+  description:
+    - What became of earlier operations that were cut off, by a crash for example. Each run settles them first, in check
+      mode it only names them.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - op-5f2b6c0c9d1d (redis-cache started by aider since 2026-11-23T18:00:00+00:00) was cut off.
+      Undone, that is LXC 105 redis-cache was destroyed again.
 operation:
   description: Identifier of this run. A guest that it made bears it in its notes.
   returned: success
@@ -386,6 +396,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
         "vm": outcome.vm,
         "restart_required": outcome.plan.restart_required,
         "operation": outcome.operation,
+        "recovered": outcome.recovered,
     }
 
 
@@ -395,7 +406,7 @@ def main() -> None:
         wanted = wanted_from_params(module.params)
         settings = settings_from_params(module.params, check_mode=module.check_mode)
         with ProxmoxClient(endpoint_from_params(module.params)) as client:
-            outcome = GuestManager(client, wanted, settings).run()
+            outcome = GuestManager(client, wanted, settings, module.warn).run()
     except NHIError as e:
         module.fail_json(msg=str(e))
     for warning in plan_warnings(outcome.plan):

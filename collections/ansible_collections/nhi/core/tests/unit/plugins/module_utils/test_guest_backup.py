@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import (
     GuestChangeError,
-    NHIError,
     PreflightError,
+    ProxmoxError,
     UnreachableError,
 )
 from ansible_collections.nhi.core.plugins.module_utils.guest_archive import parse_archive
@@ -180,7 +180,7 @@ def test_a_refused_restore_starts_the_guest_again(node: Node) -> None:
     assert node.pve.guests[105]["running"]
 
 
-class NHIErrorOfApi(NHIError):
+class NHIErrorOfApi(ProxmoxError):
     """Any refusal."""
 
 

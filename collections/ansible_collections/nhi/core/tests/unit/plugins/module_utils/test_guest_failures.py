@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.nhi.core.plugins.module_utils import guest_undo
+from ansible_collections.nhi.core.plugins.module_utils import guest_doubt
 from ansible_collections.nhi.core.plugins.module_utils.errors import (
     GuestChangeError,
     PermissionDeniedError,
@@ -66,7 +66,7 @@ def test_undoing_leaves_a_guest_alone_that_somebody_else_made(lab: GuestLab) -> 
     assert list(lab.pve.guests) == [105]
 
 
-def test_a_create_whose_answer_was_lost_is_found_and_undone(lab: GuestLab) -> None:
+def test_a_create_whose_answer_was_lost_is_found_by_its_mark_and_not_repeated(lab: GuestLab) -> None:
     real = lab.pve._create
 
     def lost(kind: str, given: dict[str, Any]) -> str:
@@ -74,9 +74,26 @@ def test_a_create_whose_answer_was_lost_is_found_and_undone(lab: GuestLab) -> No
         raise UnreachableError("lost its connection before the answer")
 
     lab.pve._create = lost  # type: ignore[method-assign]
-    with pytest.raises(GuestChangeError, match="Undone: LXC 105 redis"):
-        lab.run(REDIS)
-    assert lab.pve.guests == {}
+    outcome = lab.run(REDIS)
+    assert outcome.vm is not None
+    assert (outcome.vm["vmid"], outcome.vm["status"]) == (105, "running")
+    assert [c for c in lab.pve.writes() if c == ("POST", "/nodes/pve/lxc")] == [("POST", "/nodes/pve/lxc")]
+
+
+def test_a_lost_create_that_another_client_won_goes_on_with_the_next_vmid(lab: GuestLab) -> None:
+    real = lab.pve._create
+
+    def lost(kind: str, given: dict[str, Any]) -> str:
+        if 105 in lab.pve.guests:
+            return real(kind, given)
+        lab.pve.add(105, "theirs", description="nhi: op-theirs")
+        raise UnreachableError("lost its connection before the answer")
+
+    lab.pve._create = lost  # type: ignore[method-assign]
+    outcome = lab.run(REDIS)
+    assert outcome.vm is not None
+    assert outcome.vm["vmid"] == 106
+    assert lab.pve.guests[105]["config"]["hostname"] == "theirs"
 
 
 def test_a_full_disk_before_the_create_call_stops_the_run_and_after_it_only_warns(
@@ -98,13 +115,13 @@ def test_a_full_disk_before_the_create_call_stops_the_run_and_after_it_only_warn
 def test_a_create_that_nobody_answered_and_nobody_did_says_to_look_again(
     lab: GuestLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guest_undo, "_DOUBT_SECONDS", 0.1)
+    monkeypatch.setattr(guest_doubt, "DOUBT_SECONDS", 0.1)
 
     def lost() -> None:
         raise UnreachableError("POST /nodes/pve/lxc got no answer")
 
     lab.pve.hooks["POST /nodes/pve/lxc"] = lost
-    with pytest.raises(GuestChangeError, match=r"LXC 105 redis was not there 0.1 s later: look once more"):
+    with pytest.raises(GuestChangeError, match=r"LXC 105 redis was not there a while later: look once more"):
         lab.run(REDIS)
 
 

@@ -1,0 +1,179 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the journal of a change to a guest says: which guest, which steps were begun, which of them would be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .addresses import guest_nics
+from .guest import Found
+from .guest_spec import KINDS
+
+# Steps that begin something, each written before it is begun.
+MAKE, CONFIGURE, RESIZE, STOP, START = "make", "configure", "resize", "stop", "start"
+DESTROY, REPLACE, PROTECT = "destroy", "replace", "protect"
+# What became of them.
+TASK, MADE, REFUSED, DONE = "task", "made", "refused", "done"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A guest as it was when a step was begun. VMIDs are used again: a guest is more than its number."""
+
+    kind: str
+    node: str
+    vmid: int
+    name: str
+    mark: str | None = None
+    macs: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, found: Found) -> Target:
+        """A guest that was just read."""
+        macs = tuple(nic.mac for nic in guest_nics(found.type, found.config) if nic.mac)
+        return cls(found.type, found.node, found.vmid, found.name, found.operation, macs)
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Target:
+        """As a journal has it."""
+        return cls(**{**data, "macs": tuple(data.get("macs") or ())})
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"{KINDS[self.kind]} {self.vmid} {self.name} on {self.node}"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What ``read_guest`` needs to read it again."""
+        return {"type": self.kind, "node": self.node, "vmid": self.vmid, "name": self.name}
+
+    def is_same(self, found: Found) -> bool:
+        """Whether the guest under this VMID is still that guest."""
+        now = Target.of(found)
+        if (self.kind, self.name, self.mark) != (now.kind, now.name, now.mark):
+            return False
+        # An interface may have come or gone; one that stayed has kept its MAC.
+        return not self.macs or not now.macs or bool(set(self.macs) & set(now.macs))
+
+
+@dataclass
+class Made:
+    """A guest that a run asked for. ``task`` still runs or its answer is awaited; ``answered`` tells which."""
+
+    kind: str
+    node: str
+    vmid: int
+    name: str
+    operation: str
+    task: str | None = None
+    answered: bool = False
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"{KINDS[self.kind]} {self.vmid} {self.name}"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What ``read_guest`` needs to read it."""
+        return {"type": self.kind, "node": self.node, "vmid": self.vmid}
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A configuration that was, or may have been, set; ``before`` takes it back."""
+
+    target: Target
+    set: Mapping[str, Any]
+    before: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A guest whose place a backup was to take; ``data`` asks for that again, ``restart`` says whether it ran."""
+
+    target: Target
+    data: Mapping[str, Any]
+
+
+@dataclass
+class GuestRecord:
+    """The steps of one operation on one guest, as far as they matter for undoing it or going on."""
+
+    made: Made | None = None
+    complete: bool = False  # the guest is as asked for, and can not be undone any more
+    configured: list[Configured] = field(default_factory=list)
+    resized: list[tuple[Target, str, str]] = field(default_factory=list)
+    stopped: Target | None = None
+    destroying: Target | None = None
+    replaced: Replaced | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was begun that could be undone."""
+        begun = (self.made, self.configured, self.resized, self.stopped, self.destroying, self.replaced)
+        return not any(begun)
+
+    @classmethod
+    def of(cls, operation: str, entries: Iterable[Mapping[str, Any]]) -> GuestRecord:
+        """Read a journal from its beginning."""
+        record = cls()
+        for entry in entries:
+            record._add(operation, entry)
+        return record
+
+    def _add(self, operation: str, entry: Mapping[str, Any]) -> None:
+        step = entry["step"]
+        if step in (MAKE, TASK, MADE, REFUSED, PROTECT):
+            self._add_made(operation, step, entry)
+        elif step == DONE:
+            self._add_end(entry["of"])
+        elif "target" in entry:
+            self._add_begun(step, Target.parse(entry["target"]), entry)
+
+    def _add_begun(self, step: str, target: Target, entry: Mapping[str, Any]) -> None:
+        if step == CONFIGURE:
+            self.configured.append(Configured(target, entry["set"], entry["before"]))
+        elif step == RESIZE:
+            self.resized.append((target, entry["disk"], entry["size"]))
+        elif step == STOP and entry["temporary"]:
+            self.stopped = target
+        elif step == DESTROY:
+            self.destroying = target
+        elif step == REPLACE:
+            self.replaced = Replaced(target, entry["data"])
+
+    def _add_end(self, step: str) -> None:
+        if self.made is not None:
+            self.made.task = None
+        if step in (START, DESTROY):
+            self.stopped = None
+        if step == DESTROY:
+            self.destroying = None
+        if step == REPLACE:
+            self.replaced = None
+
+    def _add_made(self, operation: str, step: str, entry: Mapping[str, Any]) -> None:
+        if step == MAKE:
+            guest = entry["guest"]
+            self.made = Made(guest["kind"], guest["node"], guest["vmid"], guest["name"], operation)
+        elif step == REFUSED:
+            self.made = None
+        elif self.made is None:
+            return
+        elif step == TASK:
+            self.made.task, self.made.answered = entry["task"], True
+        elif step == MADE:
+            self.made.task, self.made.answered = None, True
+        elif step == PROTECT:
+            self.complete = True
+
+
+def target_entry(target: Target) -> dict[str, Any]:
+    """A guest as a journal has it."""
+    return asdict(target)

@@ -1,0 +1,117 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Operations that were cut off: their journals are read, and what they left half done is undone, or finished where
+that is safer. A creation is undone; a removal or a restore that was under way is finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .errors import NHIError, NotFoundError, PermissionDeniedError, ProxmoxError
+from .guest import Found
+from .guest_doubt import patiently
+from .guest_reader import Api, guest_path, read_guest
+from .guest_record import GuestRecord, Made, Replaced, Target
+from .guest_undo import Undone, await_idle, remove, undo, undo_creation, undo_stop
+from .journal import Journal, abandoned, cut_off
+from .reservations import Reservations
+
+_TASK_SECONDS = 3600.0
+
+
+def recover(api: Api, state_dir: Path) -> list[str]:
+    """Settle every operation that was cut off; one sentence for each says what became of it."""
+    return [_recover(api, state_dir, journal) for journal in abandoned(state_dir)]
+
+
+def foretell(state_dir: Path) -> list[str]:
+    """What a real run would settle first, for a check run."""
+    return [
+        f"{title} was cut off: the next run that is not a check run settles it first." for title in cut_off(state_dir)
+    ]
+
+
+def _recover(api: Api, state_dir: Path, journal: Journal) -> str:
+    record = GuestRecord.of(journal.operation, journal.entries)
+    try:
+        undone = _settle(api, record)
+        if undone.settled:
+            _settle_ledger(state_dir, journal, record)
+            journal.close()
+    except NHIError as e:
+        undone = Undone(f"It could not be settled ({e}): look at {journal.path}.", settled=False)
+    return f"{journal.title} was cut off. {undone.text or 'It had changed nothing.'}"
+
+
+def _settle(api: Api, record: GuestRecord) -> Undone:
+    if record.made is not None:
+        return _protect(api, record.made) if record.complete else undo_creation(api, record.made)
+    if record.replaced is not None:
+        return _replace(api, record.replaced, restart=record.stopped is not None)
+    if record.destroying is not None:
+        return _destroy(api, record.destroying, restart=record.stopped is not None)
+    return undo(api, record)
+
+
+def _settle_ledger(state_dir: Path, journal: Journal, record: GuestRecord) -> None:
+    ledger = Reservations(state_dir)
+    if record.made is not None and record.complete:
+        ledger.keep(journal.operation)
+    elif record.destroying is not None:
+        ledger.forget(record.destroying.name, record.destroying.vmid)
+    else:
+        ledger.release(journal.operation)
+
+
+def _protect(api: Api, made: Made) -> Undone:
+    """The guest was complete but for its protection."""
+    found = _read(api, Target(made.kind, made.node, made.vmid, made.name))
+    if found is None or found.operation != made.operation:
+        return Undone(f"{made.label} is gone.")
+    if not found.protected:
+        path = guest_path(made.kind, made.node, made.vmid, "config")
+        patiently(lambda: api.put(path, {"protection": 1}))
+    return Undone(f"Finished: {made.label} is complete and protected.")
+
+
+def _destroy(api: Api, target: Target, *, restart: bool) -> Undone:
+    await_idle(api, target)
+    found = _read(api, target)
+    if found is None or not target.is_same(found):
+        return Undone(f"Finished: {target.label} is destroyed.")
+    if found.lock == "destroyed":
+        # Its disks may be gone already: there is nothing to go back to.
+        remove(api, found)
+        return Undone(f"Finished: {target.label} is destroyed.")
+    if restart:
+        return undo_stop(api, target)
+    return Undone(f"{target.label} was not destroyed yet and stays.")
+
+
+def _replace(api: Api, replaced: Replaced, *, restart: bool) -> Undone:
+    """Restore again: half a restore is no guest, and the backup is still there."""
+    target = replaced.target
+    await_idle(api, target)
+    try:
+        task = patiently(lambda: api.post(("nodes", target.node, target.kind), replaced.data))
+        api.wait_task(str(task), _TASK_SECONDS)
+    except ProxmoxError as e:
+        return Undone(
+            f"{target.label} may be incomplete and could not be restored again ({e}): restore it from its backup.",
+            settled=False,
+        )
+    text = f"Finished: {target.label} was restored again from its backup."
+    if not restart:
+        return Undone(text)
+    task = patiently(lambda: api.post(guest_path(target.kind, target.node, target.vmid, "status", "start")))
+    api.wait_task(str(task), _TASK_SECONDS)
+    return Undone(f"{text} It runs.")
+
+
+def _read(api: Api, target: Target) -> Found | None:
+    try:
+        return patiently(lambda: read_guest(api, target.row))
+    except (NotFoundError, PermissionDeniedError):
+        # What does not exist is "permission denied" to those who have rights only in a pool.
+        return None
