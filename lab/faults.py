@@ -25,6 +25,8 @@ KINDS = {
     "proxy-timeout": "calls answer 596 after --delay seconds (30) (--path)",
     "captive-html": "calls answer 200 with an HTML page instead of JSON (--path)",
     "vmid-taken": "somebody else's guest takes the VMID just before the next create (--vmid)",
+    "guest-swapped": "just before a call (--path, --method, --vmid) the guest is removed and another one has its VMID"
+    " (--text: its name, default the same)",
     "daemon-crash": "the daemon ends itself with SIGKILL when a call matches (--path, --method)",
 }
 

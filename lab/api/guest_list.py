@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import Any
 
 from lab.api.guest_shape import status
 from lab.drivers.base import Interface, Usage
 from lab.model import Guest
 from lab.server.call import Call
-from lab.server.errors import failure
+from lab.server.errors import ApiError, failure
 from lab.server.properties import loose
 from lab.server.router import guest_route, route
 
 AGENT_TIMEOUT_SECONDS = 3.0
+AGENT_FILE_LIMIT = 16 * 1024 * 1024
 
 
 @guest_route("GET", "")
@@ -96,7 +98,7 @@ async def _agent_guest(call: Call) -> Guest:
 
 @route("GET", "/nodes/{node}/qemu/{vmid}/agent")
 async def agent_index(call: Call) -> Any:
-    return [{"name": name} for name in ("get-host-name", "get-osinfo", "network-get-interfaces", "ping")]
+    return [{"name": name} for name in ("file-read", "get-host-name", "get-osinfo", "network-get-interfaces", "ping")]
 
 
 @route("POST", "/nodes/{node}/qemu/{vmid}/agent/ping")
@@ -124,6 +126,24 @@ async def agent_interfaces(call: Call) -> Any:
     found = await call.lab.drive(call.lab.driver.interfaces, guest.vmid)
     usage = await call.lab.usage(guest.vmid)
     return {"result": [_agent_interface(entry, usage) for entry in found]}
+
+
+@route("GET", "/nodes/{node}/qemu/{vmid}/agent/file-read")
+async def agent_file(call: Call) -> Any:
+    """Text as it is, unless it was asked for in base64."""
+    guest = await _agent_guest(call)
+    count = int(call.params.get("count", AGENT_FILE_LIMIT))
+    offset = int(call.params.get("offset", 0))
+    try:
+        found = await call.lab.drive(
+            call.lab.driver.read_file, guest.vmid, str(call.params["file"]), offset + count + 1
+        )
+    except ApiError as error:
+        raise failure(f"Agent error: {error.message}") from error
+    content = found[offset : offset + count]
+    text = content.decode(errors="replace") if call.params.get("decode", 1) else base64.b64encode(content).decode()
+    shown: dict[str, Any] = {"content": text, "bytes-read": len(content)}
+    return {**shown, "truncated": 1} if len(found) > offset + count else shown
 
 
 def _agent_interface(entry: Interface, usage: Usage) -> dict[str, Any]:

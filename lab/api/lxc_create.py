@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from lab.api.guest_create import begin, building, check_bridges, check_free, may_allocate, start_after
 from lab.api.guest_restore import restore_container
 from lab.api.guest_status import start_work
+from lab.core import Lab
 from lab.guests.allocation import allocate, new_disk, usable_storage
 from lab.guests.options import check_options, configuration, normalize
 from lab.guests.specs import spec_of
@@ -21,6 +22,7 @@ from lab.server.call import Call
 from lab.server.errors import failure
 from lab.server.formats import VOLUME_ID
 from lab.server.router import route
+from lab.sshkey import fingerprint
 from lab.tasks import Task, TaskError, Work
 
 DEFAULT_STORAGE = "local"
@@ -99,6 +101,13 @@ def _initial(call: Call, config: Config, unprivileged: bool) -> Config:
     return {**written, "unprivileged": 1} if unprivileged else written
 
 
+async def _log_host_keys(lab: Lab, task: Task, guest: Guest) -> None:
+    """A new container gets host keys of its own, and the log is where an operator learns their fingerprints."""
+    for name, public in (await lab.drive(lab.driver.host_keys, guest.vmid)).items():
+        task.log(f"Creating SSH host key '{name}' - this may take some time ...")
+        task.log(f"done: {fingerprint(public)} root@{guest.name.partition('.')[0]}")
+
+
 def _work(call: Call, guest: Guest, template: str, keys: str, password: str) -> Work:
     lab, start, volid = call.lab, bool(call.params.get("start")), str(call.params["ostemplate"])
 
@@ -110,6 +119,7 @@ def _work(call: Call, guest: Guest, template: str, keys: str, password: str) -> 
             lab.check_space(*storages_of(guest.config))
             spec = spec_of(guest, ssh_keys=keys, password=password)
             await task.drive(lab.driver.create, spec, name, task.log)
+            await _log_host_keys(lab, task, guest)
         if start:
             start_after(task, lab, guest, start_work(lab, guest.node, "lxc", guest.vmid))
 

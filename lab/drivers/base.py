@@ -110,6 +110,12 @@ class Driver(Protocol):
     def interfaces(self, vmid: int) -> list[Interface]:
         """Empty when it does not run."""
 
+    def host_keys(self, vmid: int) -> dict[str, str]:
+        """The public SSH host keys of a guest that was just made, by file name (without `.pub`)."""
+
+    def read_file(self, vmid: int, path: str, limit: int) -> bytes:
+        """The first `limit` bytes of a file inside the running guest; DriverError when it cannot be read."""
+
     def clone(self, vmid: int, snapshot: str | None, spec: GuestSpec, log: Log) -> None:
         """Full copy of the guest (or of its snapshot) as the new, stopped guest `spec`."""
 

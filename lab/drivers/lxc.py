@@ -26,7 +26,7 @@ from lab.drivers.lxc_adopt import nameservers, read_host
 from lab.drivers.lxc_config import check, container, limits, with_leases
 from lab.drivers.lxc_guest import Guest, Guests, new_layer_name
 from lab.drivers.lxc_host import DIES_WITH_CALLER, run, succeeds, why_unusable
-from lab.drivers.lxc_inside import write_running, write_stopped
+from lab.drivers.lxc_inside import read_running, write_running, write_stopped
 from lab.drivers.lxc_leases import Leases
 from lab.drivers.lxc_meter import Meter
 from lab.drivers.lxc_network import Network
@@ -183,6 +183,16 @@ class LxcDriver:
     def interfaces(self, vmid: int) -> list[Interface]:
         init = self._init(vmid)
         return proc.interfaces(init) if init is not None else []
+
+    def host_keys(self, vmid: int) -> dict[str, str]:
+        directory = self._guests.load(vmid).rootfs.upper / "etc/ssh"
+        return {file.stem: file.read_text(encoding="ascii").strip() for file in sorted(directory.glob("*_key.pub"))}
+
+    def read_file(self, vmid: int, path: str, limit: int) -> bytes:
+        init = self._init(vmid)
+        if init is None:
+            raise DriverError(f"guest {vmid} does not run")
+        return read_running(init, path, limit)
 
     # --- copies --------------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import uuid
 
-from lab.drivers.base import GuestSpec
+from lab.drivers.base import DriverError, GuestSpec
 from lab.drivers.lxc_config import digest, guest_files, identity_files
 from lab.drivers.lxc_guest import Guest
-from lab.drivers.lxc_host import run
+from lab.drivers.lxc_host import DIES_WITH_CALLER, run
 from lab.drivers.lxc_rootfs import as_tar
 
 # All scripts run inside the guest, where no link can lead out of it; files come as a tar archive on stdin.
@@ -82,6 +83,16 @@ def write_running(guest: Guest, init: int, spec: GuestSpec, nameservers: tuple[s
             stdin=as_tar(files, _MODES),
         )
     return guest.saved(spec=spec, written=written)
+
+
+def read_running(init: int, path: str, limit: int) -> bytes:
+    """The beginning of a file as the running guest sees it: no link of its own leads out of it."""
+    argv = (*DIES_WITH_CALLER, "nsenter", "--target", str(init), "--all", "--", "head", "-c", str(limit), "--", path)
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip().rpartition(": ")[2]
+        raise DriverError(f"Failed to open file '{path}': {reason or 'No such file or directory'}")
+    return done.stdout
 
 
 def _user(spec: GuestSpec) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from lab.database import Database
 from lab.drivers import DriverSettings
 from lab.drivers.base import DriverError, GuestSpec, Interface, Log, Nic, Usage
+from lab.sshkey import new_host_keys
 
 TEMPLATES = {"debian-12-standard_12.12-1_amd64.tar.zst": 126_515_062}
 MIB = 1024 * 1024
@@ -28,6 +29,7 @@ class Memory:
     started: float = 0.0
     pid: int = 0
     snapshots: dict[str, Any] = field(default_factory=dict)
+    host_keys: dict[str, str] = field(default_factory=dict)
 
 
 def _spec_from(document: dict[str, Any]) -> GuestSpec:
@@ -65,7 +67,7 @@ class MemoryDriver:
         if template is not None and template not in TEMPLATES:
             raise DriverError(f"template '{template}' does not exist")
         with self._lock:
-            self._guests[spec.vmid] = Memory(_without_secrets(spec), template)
+            self._guests[spec.vmid] = Memory(_without_secrets(spec), template, host_keys=new_host_keys(spec.hostname))
             self._save(spec.vmid)
         log(f"extracting archive '{template}'" if template else "creating an empty disk")
 
@@ -120,12 +122,27 @@ class MemoryDriver:
             return (f"{self._network.network_address + offset}/{self._network.prefixlen}",)
         return (nic.address,) if "/" in nic.address else ()
 
+    def host_keys(self, vmid: int) -> dict[str, str]:
+        with self._lock:
+            return dict(self._get(vmid).host_keys)
+
+    def read_file(self, vmid: int, path: str, limit: int) -> bytes:
+        """Host keys and the host name are all that a remembered guest has."""
+        with self._lock:
+            guest = self._get(vmid)
+            files = {f"/etc/ssh/{name}.pub": f"{key}\n" for name, key in guest.host_keys.items()}
+        files["/etc/hostname"] = f"{guest.spec.hostname}\n"
+        if path not in files:
+            raise DriverError(f"Failed to open file '{path}': No such file or directory")
+        return files[path].encode()[:limit]
+
     def clone(self, vmid: int, snapshot: str | None, spec: GuestSpec, log: Log) -> None:
         with self._lock:
             source = self._get(vmid)
             if snapshot is not None and snapshot not in source.snapshots:
                 raise DriverError(f"snapshot '{snapshot}' does not exist")
-            self._guests[spec.vmid] = Memory(_without_secrets(spec), source.template)
+            keys = new_host_keys(spec.hostname)
+            self._guests[spec.vmid] = Memory(_without_secrets(spec), source.template, host_keys=keys)
             self._save(spec.vmid)
 
     def snapshot(self, vmid: int, name: str, log: Log) -> None:
@@ -150,7 +167,7 @@ class MemoryDriver:
     def backup(self, vmid: int, target: Path, log: Log) -> None:
         with self._lock:
             guest = self._get(vmid)
-            document = {"spec": asdict(guest.spec), "template": guest.template}
+            document = {"spec": asdict(guest.spec), "template": guest.template, "host_keys": guest.host_keys}
         target.write_text(json.dumps(document) + "\n", encoding="utf-8")
         log(f"archive file size: {target.stat().st_size}B")
 
@@ -160,7 +177,8 @@ class MemoryDriver:
         except (OSError, ValueError) as error:
             raise DriverError(f"unable to restore '{archive.name}': {error}") from error
         with self._lock:
-            self._guests[spec.vmid] = Memory(_without_secrets(spec), document["template"])
+            keys = document.get("host_keys", {})
+            self._guests[spec.vmid] = Memory(_without_secrets(spec), document["template"], host_keys=keys)
             self._save(spec.vmid)
 
     def resize(self, vmid: int, disk_mib: int, log: Log) -> None:

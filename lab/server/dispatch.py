@@ -15,6 +15,7 @@ from lab.server.checks import DeclaredCheck
 from lab.server.errors import ApiError, PlainError, Unauthorized, failure, not_implemented
 from lab.server.router import Route, Router, routes
 from lab.server.schema import Endpoint, load
+from lab.swap import swap_on_order
 
 LOG = logging.getLogger("lab.api")
 CONTENT_TYPE = "application/json;charset=UTF-8"
@@ -136,6 +137,7 @@ class Dispatcher:
             self._lab.crash()
         if faults.take("captive-html", **facts):
             raise PlainError(200, "OK", CAPTIVE_PAGE, kind="html")
+        await swap_on_order(self._lab, facts)
         slow = faults.take("slow", **facts)
         if slow:
             await asyncio.sleep(slow.delay or 1.0)

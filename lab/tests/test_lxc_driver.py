@@ -15,6 +15,7 @@ import pytest
 from lab.drivers.base import DriverError, Nic
 from lab.drivers.lxc import LxcDriver
 from lab.drivers.lxc_host import why_unusable
+from lab.sshkey import fingerprint
 from lab.tests.lxc_world import Shell, free_settings, output, python, traces
 
 REASON = why_unusable()
@@ -58,6 +59,23 @@ def test_a_guest_answers_on_ssh_within_seconds_and_is_whole(shell: Shell, driver
     assert shell.ssh(address, "systemctl is-system-running --wait") == "running"
     assert shell.ssh(address, "systemctl --failed --no-legend") == ""
     assert shell.ssh(address, "python3 -c 'import apt; print(1)'") == "1"
+
+
+def test_host_keys_are_the_guest_s_own_and_files_are_read_from_inside(shell: Shell, driver: LxcDriver) -> None:
+    address = shell.make(101).nics[0].address
+    keys = driver.host_keys(101)
+    driver.create(shell.spec(102), None, unheard)
+    assert not set(keys.values()) & set(driver.host_keys(102).values())
+    shown = shell.ssh(address, "cat /etc/ssh/ssh_host_ed25519_key.pub; ssh-keygen -lf /etc/ssh/ssh_host_ecdsa_key.pub")
+    assert shown.splitlines()[0] == keys["ssh_host_ed25519_key"]
+    assert fingerprint(keys["ssh_host_ecdsa_key"]) in shown.splitlines()[1]
+    shell.ssh(address, "ln -s /etc/hostname /srv/link")
+    assert driver.read_file(101, "/srv/link", 100) == b"guest101\n"
+    assert driver.read_file(101, "/srv/link", 5) == b"guest"
+    with pytest.raises(DriverError, match=r"^Failed to open file '/nosuch': No such file or directory$"):
+        driver.read_file(101, "/nosuch", 100)
+    with pytest.raises(DriverError, match="guest 102 does not run"):
+        driver.read_file(102, "/etc/hostname", 100)
 
 
 def test_a_lab_that_is_up_needs_the_shared_cache_no_more(
