@@ -159,38 +159,37 @@ class GuestChange:
 
     def _replace(self, action: Action, found: Found) -> None:
         self._journal.write(REPLACE, target=self._target(found), data=dict(action.data))
+        task = None
         try:
             with self._interrupts.shielded():
                 task = str(self._api.post(("nodes", found.node, found.type), action.data))
                 self._journal.write(TASK, task=task)
-        except UnreachableError as e:
-            raise self._incomplete(e, found) from e
-        except ProxmoxError:
-            self._done(REPLACE, found)  # refused: the guest is as it was
-            raise
+        except ProxmoxError as e:
+            lost = isinstance(e, UnreachableError)
+            if not lost or not was_done(
+                self._api, found.node, found.vmid, lambda: self._differs(found), self._patience.task
+            ):
+                self._done(REPLACE, found)  # the guest is as it was
+                raise
         try:
-            self._wait(task)
+            if task:
+                self._wait(task)
         except NHIError as e:
-            raise self._incomplete(e, found) from e
-        self._done(REPLACE, found)
-
-    def _incomplete(self, error: NHIError, found: Found) -> GuestChangeError:
-        return GuestChangeError(
-            f"{error}. {found.label} may be gone or incomplete now: the backup is still there, so restore it again"
-        )
+            raise GuestChangeError(
+                f"{e}. {found.label} may be gone or incomplete now: the backup is still there, so restore it again"
+            ) from e
+        self._done(REPLACE, self._reread(found.type, found.node, found.vmid))
 
     def _configure(self, found: Found, data: Mapping[str, Any]) -> None:
         written = {k: v for k, v in data.items() if k not in _UNWRITTEN and v is not None}
         before = inverse(found.config, written)
         self._journal.write(CONFIGURE, target=self._target(found), set=written, before=before)
         path = guest_path(found.type, found.node, found.vmid, "config")
-        try:
-            with self._interrupts.shielded():
-                self._api.put(path, data)
-        except UnreachableError:
-            now = lambda: is_set(self._reread(found.type, found.node, found.vmid).config, data)  # noqa: E731
-            if not was_done(self._api, found.node, found.vmid, now, self._patience.task):
-                raise
+
+        def is_set_now() -> bool:
+            return is_set(self._reread(found.type, found.node, found.vmid).config, data)
+
+        self._ask(found, lambda: self._api.put(path, data), is_set_now)
 
     def _stop(self, found: Found) -> None:
         data = {"timeout": self._patience.shutdown, "forceStop": 1}
@@ -216,18 +215,29 @@ class GuestChange:
     def _run(self, step: str, found: Found, call: Callable[[], Any], achieved: Callable[[], bool], **data: Any) -> None:
         """Start a task and wait for its end; some versions do small things at once and return no task."""
         self._journal.write(step, target=self._target(found), **data)
-        try:
-            with self._interrupts.shielded():
-                task = str(call() or "")
-                if task:
-                    self._journal.write(TASK, task=task)
-        except UnreachableError:
-            if not was_done(self._api, found.node, found.vmid, achieved, self._patience.task):
-                raise
-        else:
-            if task:
-                self._wait(task)
+        task = self._ask(found, call, achieved)
+        if task:
+            self._wait(task)
         self._done(step, found)
+
+    def _ask(self, found: Found, call: Callable[[], Any], achieved: Callable[[], bool]) -> str:
+        """Send a call and return its task. One that nobody answered is looked up, and sent again if it was not done."""
+        for last in (False, True):
+            try:
+                with self._interrupts.shielded():
+                    task = str(call() or "")
+                    if task:
+                        self._journal.write(TASK, task=task)
+                    return task
+            except UnreachableError:
+                if self._was_done(found, achieved):
+                    break
+                if last:
+                    raise
+        return ""
+
+    def _was_done(self, found: Found, achieved: Callable[[], bool]) -> bool:
+        return was_done(self._api, found.node, found.vmid, achieved, self._patience.task)
 
     def _wait(self, task: str) -> None:
         result = self._api.wait_task(task, self._patience.task)
@@ -245,6 +255,14 @@ class GuestChange:
 
     def _is_running(self, found: Found) -> bool:
         return self._reread(found.type, found.node, found.vmid).running
+
+    def _differs(self, found: Found) -> bool:
+        """Whether the guest is no longer what it was: a restore that changes nothing need not be told apart."""
+        try:
+            now = self._reread(found.type, found.node, found.vmid)
+        except (NotFoundError, PermissionDeniedError):
+            return False
+        return not now.lock and now.config.get("digest") != found.config.get("digest")
 
     def _is_gone(self, found: Found) -> bool:
         try:

@@ -20,7 +20,6 @@ from .guest_addresses import TakenAddresses, taken_addresses
 from .guest_apply import GuestChange
 from .guest_privileges import change_needs, check_privileges, creation_needs
 from .guest_reader import Api, Cluster, find_row, live_address, read_cluster, read_guest
-from .guest_recovery import foretell, recover
 from .guest_site import Allocator, Site, choose_site
 from .guest_spec import LXC, Wanted
 from .guest_wait import Patience
@@ -51,19 +50,15 @@ class Outcome:
     plan: GuestPlan
     vm: dict[str, Any] | None
     operation: str
-    recovered: list[str] = field(default_factory=list)
 
 
 class GuestManager:
-    """Brings one guest into the wanted state; ``tell`` hears what became of operations that were cut off."""
+    """Brings one guest into the wanted state."""
 
-    def __init__(
-        self, api: Api, wanted: Wanted, settings: Settings, tell: Callable[[str], None] = lambda _text: None
-    ) -> None:
+    def __init__(self, api: Api, wanted: Wanted, settings: Settings) -> None:
         self._api = api
         self._wanted = wanted
         self._settings = settings
-        self._tell = tell
         self._operation = f"op-{uuid.uuid4().hex[:12]}"
         self._journal = Journal(settings.state_dir, self._operation, f"{wanted.name} {wanted.state}")
         self._reservations = Reservations(settings.state_dir)
@@ -73,20 +68,10 @@ class GuestManager:
         """Look, plan and, outside check mode, act; a signal on the way is an error like any other."""
         with self._interrupts:
             try:
-                recovered = self._recover()
-                outcome = self._look_and_act()
-                outcome.recovered = recovered
-                return outcome
+                return self._look_and_act()
             finally:
                 self._interrupts.mute()
                 self._journal.close()
-
-    def _recover(self) -> list[str]:
-        state_dir = self._settings.state_dir
-        recovered = foretell(state_dir) if self._settings.check_mode else recover(self._api, state_dir)
-        for text in recovered:
-            self._tell(text)
-        return recovered
 
     def _look_and_act(self) -> Outcome:
         for _count in range(_LOOKS - 1):

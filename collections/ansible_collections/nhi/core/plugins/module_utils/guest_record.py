@@ -132,7 +132,7 @@ class GuestRecord:
         if step in (MAKE, TASK, MADE, REFUSED, PROTECT):
             self._add_made(operation, step, entry)
         elif step == DONE:
-            self._add_end(entry["of"])
+            self._add_end(entry["of"], Target.parse(entry["target"]))
         elif "target" in entry:
             self._add_begun(step, Target.parse(entry["target"]), entry)
 
@@ -148,7 +148,7 @@ class GuestRecord:
         elif step == REPLACE:
             self.replaced = Replaced(target, entry["data"])
 
-    def _add_end(self, step: str) -> None:
+    def _add_end(self, step: str, target: Target) -> None:
         if self.made is not None:
             self.made.task = None
         if step in (START, DESTROY):
@@ -156,7 +156,8 @@ class GuestRecord:
         if step == DESTROY:
             self.destroying = None
         if step == REPLACE:
-            self.replaced = None
+            # From now on the guest is what the backup made of it.
+            self.replaced, self.stopped = None, self.stopped and target
 
     def _add_made(self, operation: str, step: str, entry: Mapping[str, Any]) -> None:
         if step == MAKE:

@@ -6,6 +6,7 @@ that is safer. A creation is undone; a removal or a restore that was under way i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from .errors import NHIError, NotFoundError, PermissionDeniedError, ProxmoxError
@@ -14,22 +15,23 @@ from .guest_doubt import patiently
 from .guest_reader import Api, guest_path, read_guest
 from .guest_record import GuestRecord, Made, Replaced, Target
 from .guest_undo import Undone, await_idle, remove, undo, undo_creation, undo_stop
+from .interrupts import Interrupts
 from .journal import Journal, abandoned, cut_off
 from .reservations import Reservations
 
 _TASK_SECONDS = 3600.0
 
 
-def recover(api: Api, state_dir: Path) -> list[str]:
-    """Settle every operation that was cut off; one sentence for each says what became of it."""
-    return [_recover(api, state_dir, journal) for journal in abandoned(state_dir)]
-
-
-def foretell(state_dir: Path) -> list[str]:
-    """What a real run would settle first, for a check run."""
-    return [
-        f"{title} was cut off: the next run that is not a check run settles it first." for title in cut_off(state_dir)
-    ]
+def settle(api: Api, state_dir: Path, *, check_mode: bool, tell: Callable[[str], None]) -> list[str]:
+    """Settle every operation that was cut off; in check mode only name it. ``tell`` hears one sentence for each."""
+    with Interrupts():
+        if check_mode:
+            told = [f"{title} was cut off: the next real run settles it first." for title in cut_off(state_dir)]
+        else:
+            told = [_recover(api, state_dir, journal) for journal in abandoned(state_dir)]
+    for text in told:
+        tell(text)
+    return told
 
 
 def _recover(api: Api, state_dir: Path, journal: Journal) -> str:

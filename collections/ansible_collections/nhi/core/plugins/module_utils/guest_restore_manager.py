@@ -20,7 +20,6 @@ from .guest_backup_reader import checked_site, node_with, read_archive, read_bac
 from .guest_config import Placement, fixed_address
 from .guest_privileges import check_privileges, restore_needs
 from .guest_reader import Api, Cluster, configured_addresses, find_row, read_cluster, read_guest
-from .guest_recovery import foretell, recover
 from .guest_restore import RestoreWish, is_restored_from, plan_beside, plan_replace
 from .guest_site import Allocator
 from .guest_spec import Wanted
@@ -39,7 +38,6 @@ class RestoreManager:
         self._wish = wish
         self._run = run
         self._operation = f"op-{uuid.uuid4().hex[:12]}"
-        self._state_dir = state_dir
         self._journal = Journal(state_dir, self._operation, f"{wish.guest.name} restored from {wish.backup}")
         self._reservations = Reservations(state_dir)
         self._interrupts = Interrupts()
@@ -49,10 +47,7 @@ class RestoreManager:
         """Look, plan and, outside check mode, act."""
         with self._interrupts:
             try:
-                settle = foretell(self._state_dir) if self._run.check_mode else recover(self._api, self._state_dir)
-                outcome = self._look_and_act()
-                outcome.plan.warnings[:0] = settle
-                return outcome
+                return self._look_and_act()
             finally:
                 self._interrupts.mute()
                 self._journal.close()

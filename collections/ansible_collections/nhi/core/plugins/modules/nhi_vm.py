@@ -324,6 +324,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import plan_result, plan_warnings
 from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager, Outcome, Settings
+from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_wait import Patience
 
@@ -396,7 +397,6 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
         "vm": outcome.vm,
         "restart_required": outcome.plan.restart_required,
         "operation": outcome.operation,
-        "recovered": outcome.recovered,
     }
 
 
@@ -406,12 +406,13 @@ def main() -> None:
         wanted = wanted_from_params(module.params)
         settings = settings_from_params(module.params, check_mode=module.check_mode)
         with ProxmoxClient(endpoint_from_params(module.params)) as client:
-            outcome = GuestManager(client, wanted, settings, module.warn).run()
+            recovered = settle(client, settings.state_dir, check_mode=module.check_mode, tell=module.warn)
+            outcome = GuestManager(client, wanted, settings).run()
     except NHIError as e:
         module.fail_json(msg=str(e))
     for warning in plan_warnings(outcome.plan):
         module.warn(warning)
-    module.exit_json(**result_of(outcome))
+    module.exit_json(**result_of(outcome), recovered=recovered)
 
 
 if __name__ == "__main__":

@@ -217,6 +217,12 @@ summary:
   type: list
   elements: str
   sample: ['Back up LXC 102 postgres-lxc on pve to local, while it runs']
+recovered:
+  description: What became of earlier operations that were cut off. Each run settles them first.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 """
 
 from pathlib import Path
@@ -248,6 +254,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_guards import (
     plan_result,
     plan_warnings,
 )
+from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
 from ansible_collections.nhi.core.plugins.module_utils.guest_restore import wish_from_params as restore_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_restore_manager import RestoreManager
 
@@ -302,12 +309,14 @@ def main() -> None:
     )
     try:
         with ProxmoxClient(endpoint_from_params(module.params)) as client:
+            state_dir = Path(module.params["state_dir"])
+            recovered = settle(client, state_dir, check_mode=module.check_mode, tell=module.warn)
             outcome = work(client, module.params, check_mode=module.check_mode)
     except NHIError as e:
         module.fail_json(msg=str(e))
     for warning in plan_warnings(outcome.plan):
         module.warn(warning)
-    module.exit_json(**result_of(outcome))
+    module.exit_json(**result_of(outcome), recovered=recovered)
 
 
 if __name__ == "__main__":

@@ -146,8 +146,15 @@ summary:
   type: list
   elements: str
   sample: [Take snapshot before_upgrade of LXC 105 redis-cache on pve]
+recovered:
+  description: What became of earlier operations that were cut off. Each run settles them first.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 """
 
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -166,6 +173,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_guards import (
     plan_result,
     plan_warnings,
 )
+from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
 from ansible_collections.nhi.core.plugins.module_utils.guest_snapshot import wish_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_snapshot_manager import (
     SnapshotManager,
@@ -203,12 +211,13 @@ def main() -> None:
         graph = find_graph(params["dependency_graph"], params["state_dir"])
         run = SnapshotRun(guards_from_params(params, graph), module.check_mode, params["wait_timeout"])
         with ProxmoxClient(endpoint_from_params(params)) as client:
+            recovered = settle(client, Path(params["state_dir"]), check_mode=module.check_mode, tell=module.warn)
             outcome = SnapshotManager(client, wish_from_params(params), run).run()
     except NHIError as e:
         module.fail_json(msg=str(e))
     for warning in plan_warnings(outcome.plan):
         module.warn(warning)
-    module.exit_json(**result_of(outcome))
+    module.exit_json(**result_of(outcome), recovered=recovered)
 
 
 if __name__ == "__main__":
