@@ -47,6 +47,13 @@ def compute_alerts(found: Iterable[Alert], previous: Iterable[Alert], observed_a
     return [alert for _key, alert in sorted({**others, **ours}.items())]
 
 
+def guest_of(item: Mapping[str, Any]) -> int | None:
+    """VMID of the guest that an alert is about, or whose service it is about; None for everything else."""
+    kind, _slash, rest = str(item["subject"]).partition("/")
+    vmid = rest.rpartition("/")[2]
+    return int(vmid) if kind in ("guest", "service") and vmid.isdigit() else None
+
+
 def alert(identity: str, severity: str, subject: str, message: str) -> Alert:
     """An alert whose kind is the first word of its id; times are added by compute_alerts."""
     kind = identity.partition(":")[0].replace("-", "_")

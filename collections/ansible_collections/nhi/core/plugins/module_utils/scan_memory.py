@@ -12,6 +12,7 @@ state restored from a snapshot can never be taken for freshly read.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -73,16 +74,30 @@ class ScanMemory:
         self.guests = guests or {}
 
     @classmethod
-    def load(cls, directory: Path, endpoint: str) -> ScanMemory:
-        """The memory in a directory; an empty one when there is none for this endpoint that can be understood."""
+    def load(cls, directory: Path, endpoint: str = "") -> ScanMemory:
+        """The memory in a directory; an empty one when there is none for this endpoint that can be understood.
+
+        Without an endpoint, that of whichever endpoint it is.
+        """
         try:
             raw = read_if_exists(directory / CACHE_NAME)
             document = json.loads(raw) if raw else {}
-            if document.get("version") != _VERSION or document.get("endpoint") != endpoint:
+            found = str(document.get("endpoint") or "")
+            if document.get("version") != _VERSION or endpoint not in ("", found):
                 return cls(endpoint)
-            return cls(endpoint, {int(vmid): _memory(item) for vmid, item in document["guests"].items()})
+            return cls(found, {int(vmid): _memory(item) for vmid, item in document["guests"].items()})
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return cls(endpoint)
+
+    def save_only(self, directory: Path, vmids: Iterable[int]) -> None:
+        """Replace what the file remembers of some guests; what belongs to another endpoint only forgets them."""
+        saved = ScanMemory.load(directory)
+        for vmid in vmids:
+            saved.guests.pop(vmid, None)
+            if saved.endpoint == self.endpoint and vmid in self.guests:
+                saved.guests[vmid] = self.guests[vmid]
+        if saved.endpoint:
+            saved.save(directory)
 
     def save(self, directory: Path) -> None:
         """Replace the file as a whole; without a flush to the disk, a lost memory costs one cold scan."""
@@ -91,7 +106,8 @@ class ScanMemory:
             "endpoint": self.endpoint,
             "guests": {str(vmid): _plain(memory) for vmid, memory in sorted(self.guests.items())},
         }
-        temporary = directory / f"{CACHE_NAME}.tmp"
+        # Parallel runs write it at the same time.
+        temporary = directory / f"{CACHE_NAME}.{os.getpid()}.tmp"
         try:
             temporary.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
             temporary.replace(directory / CACHE_NAME)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,24 @@ from .errors import ParameterError
 from .scan_guests import Lifetimes
 
 _MOST_PER_NODE = 32
+
+
+@dataclass(frozen=True)
+class GuestWish:
+    """Which guests to read: VMIDs, and names as the cluster or the last state knows them."""
+
+    vmids: frozenset[int] = frozenset()
+    names: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.vmids or self.names)
+
+
+def guest_wish(wanted: Iterable[str | int]) -> GuestWish:
+    """What ``105`` and ``redis-cache`` ask for: what consists of digits is a VMID."""
+    texts = [str(item).strip() for item in wanted]
+    vmids = frozenset(int(text) for text in texts if text.isdigit())
+    return GuestWish(vmids, frozenset(text for text in texts if text and not text.isdigit()))
 
 
 @dataclass(frozen=True)
@@ -25,6 +43,7 @@ class ScanOptions:
     guest_health_port: int = 22
     probe_deadline_seconds: float = 10.0
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    guests: GuestWish = GuestWish()
 
 
 def options_from_params(params: Mapping[str, Any]) -> ScanOptions:
@@ -48,4 +67,5 @@ def options_from_params(params: Mapping[str, Any]) -> ScanOptions:
             address_seconds=float(params["address_ttl_seconds"]),
             dead_agent_seconds=float(params["dead_agent_ttl_seconds"]),
         ),
+        guests=guest_wish(params.get("guests") or ()),
     )

@@ -18,6 +18,7 @@ from .scan import Client, Scanner, ScanResult
 from .scan_changes import changed_guests, difference, meaning, merge_infrastructure
 from .scan_memory import ScanMemory
 from .scan_options import ScanOptions
+from .scan_partial import PartialResult, PartialScanner, patched
 from .state_document import Document, counts, empty_document, utc_now
 
 if TYPE_CHECKING:
@@ -66,7 +67,12 @@ def write_scan(
             expected_checksum=base.checksum if base else None,
         )
     except ConflictError:
-        return store.update(lambda current: new_document(result, before, current, by, duration_seconds))
+        return store.amend(lambda current: new_document(result, before, current, by, duration_seconds))
+
+
+def write_partial(store: StateStore, result: PartialResult, base: StateSnapshot) -> StateSnapshot:
+    """Put some guests into the state as it is now; the time of the last whole scan stays."""
+    return store.amend(lambda current: patched(current or base.document, result))
 
 
 @dataclass(frozen=True)
@@ -119,19 +125,32 @@ def run_scan(
     by: Mapping[str, str],
     dry_run: bool = False,
 ) -> ScanReport:
-    """Read the last state, scan, write state.json and the scanner's memory; with dry_run nothing is written."""
+    """Read the last state, scan, write state.json and the scanner's memory; with dry_run nothing is written.
+
+    When the options name guests only those are read, unless there is no state yet that they could be put into.
+    """
     started = time.perf_counter()
     directory = Path(store.directory)
     base = store.read_or_none()
     memory = ScanMemory.load(directory, endpoint)
-    result = Scanner(client, memory, catalogue, options, identity=identity).scan(base.document if base else None)
-    writing = time.perf_counter()
-    if dry_run:
-        old = base.document if base else None
-        document = new_document(result, old, old, by, writing - started)
+    result: ScanResult
+    if options.guests and base is not None:
+        result = partial = PartialScanner(client, memory, catalogue, options, identity=identity).scan_guests(
+            base.document
+        )
+        writing = time.perf_counter()
+        document = patched(base.document, partial) if dry_run else write_partial(store, partial, base).document
+        if not dry_run:
+            memory.save_only(directory, partial.vmids)
     else:
-        document = write_scan(store, result, base, by, writing - started).document
-        memory.save(directory)
+        result = Scanner(client, memory, catalogue, options, identity=identity).scan(base.document if base else None)
+        writing = time.perf_counter()
+        if dry_run:
+            old = base.document if base else None
+            document = new_document(result, old, old, by, writing - started)
+        else:
+            document = write_scan(store, result, base, by, writing - started).document
+            memory.save(directory)
     diff = difference(meaning(base.document if base else None), meaning(document))
     ended = time.perf_counter()
     durations = {**result.durations, "write": round(ended - writing, 4), "total": round(ended - started, 4)}

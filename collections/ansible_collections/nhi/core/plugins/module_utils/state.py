@@ -145,16 +145,31 @@ class StateStore:
 
         document must be valid. Its revision, topology fingerprint and order of lists are set here, in a copy.
         """
+        with self._writing() as current:
+            _compare(current, expected_checksum, self.path)
+            return self._replace(current, document)
+
+    def amend(self, change: Callable[[Document | None], Document]) -> StateSnapshot:
+        """Change the state while nobody else can write it: for a change that only computes, and so never conflicts.
+
+        change gets the current document (None before the first scan), leaves it as it is, and returns the new one.
+        """
+        with self._writing() as current:
+            return self._replace(current, change(current.document if current else None))
+
+    @contextmanager
+    def _writing(self) -> Iterator[StateSnapshot | None]:
         with self._reported("written"):
             self.directory.mkdir(parents=True, exist_ok=True)
             with self._locked("write the state"):
-                current = self._settled()
-                _compare(current, expected_checksum, self.path)
-                validate_document(document, current.document if current else None)
-                new = stamped(document, current.revision + 1 if current else 1, self._graph())
-                raw = canonical_bytes(new)
-                checksum = checksum_of(raw)
-                self._publish(raw, checksum)
+                yield self._settled()
+
+    def _replace(self, current: StateSnapshot | None, document: Mapping[str, Any]) -> StateSnapshot:
+        validate_document(document, current.document if current else None)
+        new = stamped(document, current.revision + 1 if current else 1, self._graph())
+        raw = canonical_bytes(new)
+        checksum = checksum_of(raw)
+        self._publish(raw, checksum)
         return StateSnapshot(new, checksum, self.path)
 
     def update(
