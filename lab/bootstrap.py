@@ -23,6 +23,8 @@ STORAGES = (
     Storage("local-dir", "dir", ["images", "rootdir"], path="/var/lib/local-dir"),  # has no snapshots
 )
 
+SHARED = Storage("shared", "nfs", ["backup", "images", "rootdir", "vztmpl"], shared=1)  # of labs with several nodes
+
 _READ = {"VM.Audit", "Datastore.Audit", "Sys.Audit", "Pool.Audit", "SDN.Audit"}
 _OPERATE = {"VM.PowerMgmt", "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Backup", "VM.Console"}
 _CREATE = {"VM.Allocate", "VM.Clone", "VM.Migrate"} | VM_CONFIG
@@ -88,7 +90,7 @@ def _set_up(lab: Lab) -> Credentials:
     store.users["root@pam"] = User("root@pam", password=hash_password(root_password))
     store.users[USER] = User(USER, comment="NHI", password=hash_password(user_password))
     store.pools[POOL] = Pool(POOL, "guests that agents may make and remove")
-    for storage in STORAGES:
+    for storage in (*STORAGES, SHARED) if len(lab.config.nodes) > 1 else STORAGES:
         store.storages[storage.storage] = storage
     _grant(lab, Acl("/", USER, "user", "NHIDemo"))
     tokens = {}

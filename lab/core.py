@@ -17,7 +17,7 @@ from lab.config import LabConfig
 from lab.drivers.base import Driver, DriverError, Usage
 from lab.faults import Faults
 from lab.guests.kinds import KINDS, Kind
-from lab.model import Guest, Storage
+from lab.model import Backup, Guest, Storage
 from lab.server.auth import Authenticator
 from lab.server.errors import failure
 from lab.server.permissions import Permissions
@@ -156,11 +156,20 @@ class Lab:
 
     # -- storages -----------------------------------------------------------------------------------------------
 
-    def storage(self, name: str) -> Storage:
+    def storage(self, name: str, node: str = "") -> Storage:
+        """A storage that there is, on that node if one is named."""
         found = self.store.storages.get(name)
         if found is None:
             raise failure(f"storage '{name}' does not exist")
+        if node and not found.is_on(node):
+            raise failure(f"storage '{name}' is not available on node '{node}'")
         return found
+
+    def backup(self, volid: str, node: str) -> Backup | None:
+        """The backup, if the node sees it."""
+        found = self.store.backups.get(volid)
+        storage = self.store.storages.get(volid.partition(":")[0])
+        return found if found and storage and storage.holds(found, node) else None
 
     def check_space(self, *names: str) -> None:
         """The fault "storage full", for work that is about to write."""

@@ -33,6 +33,7 @@ class Guest:
     parent: str = ""
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     firewall: dict[str, Any] = field(default_factory=lambda: {"options": {}, "rules": []})
+    booted: Config = field(default_factory=dict)  # what still holds of options changed since the start; None: not set
 
     @classmethod
     def load(cls, snapshots: dict[str, dict[str, Any]], **fields: Any) -> Guest:
@@ -46,6 +47,12 @@ class Guest:
     @property
     def lock(self) -> str:
         return str(self.config.get("lock", ""))
+
+    @property
+    def effective(self) -> Config:
+        """The options with which it runs: what waits for the next start is left out."""
+        config = {**self.config, **self.booted}
+        return {option: value for option, value in config.items() if value is not None}
 
     @property
     def is_template(self) -> bool:
@@ -133,6 +140,15 @@ class Storage:
     path: str = ""
     thinpool: str = ""
     vgname: str = ""
+    shared: int = 0  # the same volumes on every node
+    nodes: list[str] = field(default_factory=list)  # empty: there on all of them
+
+    def is_on(self, node: str) -> bool:
+        return not self.nodes or node in self.nodes
+
+    def holds(self, backup: Backup, node: str) -> bool:
+        """Whether the node sees that backup here: on a local storage only the one that wrote it."""
+        return self.is_on(node) and (bool(self.shared) or backup.node == node)
 
     @property
     def snapshots(self) -> bool:

@@ -26,7 +26,7 @@ SYS_MODIFY = ("bwlimit", "ionice", "performance")
 async def vzdump(call: Call) -> str:
     """Guests on other nodes are left out; when none is left the answer is OK in place of a task."""
     _check_options(call)
-    storage = call.lab.storage(str(call.params.get("storage", DEFAULT_STORAGE)))
+    storage = call.lab.storage(str(call.params.get("storage", DEFAULT_STORAGE)), call.node)
     if "backup" not in storage.content:
         raise bad_parameter("storage", f"storage '{storage.storage}' does not support backups")
     call.require(f"/storage/{storage.storage}", "Datastore.AllocateSpace")
@@ -139,7 +139,7 @@ def _notes(call: Call, guest: Guest) -> str:
 async def extractconfig(call: Call) -> Any:
     """The configuration inside a backup, as text."""
     volid = str(call.params["volume"])
-    backup = call.lab.store.backups.get(volid)
+    backup = call.lab.backup(volid, call.node)
     if backup is None:
         raise failure(f"volume '{volid}' does not exist")
     storage = f"/storage/{volid.partition(':')[0]}"
@@ -154,9 +154,9 @@ async def extractconfig(call: Call) -> Any:
 async def delete_volume(call: Call) -> str:
     name = str(call.params["volume"])
     volid = name if ":" in name else f"{call.params['storage']}:{name}"
-    store = call.lab.storage(volid.partition(":")[0]).storage
+    store = call.lab.storage(volid.partition(":")[0], call.node).storage
     storage = f"/storage/{store}"
-    backup = call.lab.store.backups.get(volid)
+    backup = call.lab.backup(volid, call.node)
     if not call.has(storage, "Datastore.Allocate"):
         call.require(storage, "Datastore.AllocateSpace")
         if backup is not None:

@@ -150,14 +150,15 @@ def _storages(call: Call) -> list[dict[str, Any]]:
         _storage(call.lab, node, storage)
         for node in call.lab.config.nodes
         for storage in call.lab.store.storages.values()
-        if call.has(f"/storage/{storage.storage}", "Datastore.Audit", "Datastore.AllocateSpace")
+        if storage.is_on(node) and call.has(f"/storage/{storage.storage}", "Datastore.Audit", "Datastore.AllocateSpace")
     ]
 
 
 def _storage(lab: Lab, node: str, storage: Storage) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "id": f"storage/{node}/{storage.storage}", "type": "storage", "storage": storage.storage, "node": node,
-        "status": "available", "plugintype": storage.type, "content": ",".join(storage.content), "shared": 0,
+        "status": "available", "plugintype": storage.type, "content": ",".join(storage.content),
+        "shared": storage.shared,
     }  # fmt: skip
     if not is_online(lab, node):
         return shown | {"status": "unknown"}

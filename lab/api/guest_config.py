@@ -21,6 +21,14 @@ from lab.tasks import Task, TaskError
 NOT_OPTIONS = {"digest", "delete", "revert", "skiplock", "force", "background_delay", "import-working-storage"}
 REQUIRED = {"lxc": {"arch", "hostname", "memory", "ostype", "rootfs", "swap"}, "qemu": set()}
 READ_ONLY = {"lxc": {"unprivileged", "arch", "ostype"}, "qemu": {"meta", "smbios1"}}
+# What a running guest takes over only at its next start; machines can be given networks and disks while they run.
+NOT_LIVE = {
+    "lxc": re.compile(r"features|cmode|console|tty|dev\d+|entrypoint|env|lxc\..+"),
+    "qemu": re.compile(
+        r"acpi|agent|args|audio0|bios|boot|cores|cpu|efidisk0|hostpci\d+|hugepages|kvm|machine|memory|numa\d*|ostype"
+        r"|rng0|scsihw|serial\d+|sockets|tablet|tpmstate0|vcpus|vga|watchdog"
+    ),
+}
 DETECTED = "detected modified configuration - file changed by other user? Try again."
 
 
@@ -48,8 +56,21 @@ def lock_of(call: Call, guest: Guest) -> Config:
 @guest_route("GET", "/{vmid}/pending")
 async def pending(call: Call) -> Any:
     guest = call.lab.guest(call.node, call.kind, call.vmid)
-    entries: list[Config] = [{"key": option, "value": value} for option, value in shown(guest.config).items()]
+    running = (await call.lab.usage(guest.vmid)).running
+    waiting = guest.booted if running else {}
+    new, old = shown(guest.config), shown(waiting)
+    entries = [_pending_entry(option, new, old) for option in sorted({*new, *old})]
     return [*entries, {"key": "digest", "value": guest.digest}]
+
+
+def _pending_entry(option: str, new: Config, old: Config) -> Config:
+    """`value` is what holds now, `pending` what the next start brings, `delete` that it takes the option away."""
+    entry: Config = {"key": option}
+    if option not in old:
+        return {**entry, "value": new[option]}
+    if old[option] is not None:
+        entry["value"] = old[option]
+    return {**entry, "pending": new[option]} if option in new else {**entry, "delete": 1}
 
 
 @guest_route("PUT", "/{vmid}/config")
@@ -73,7 +94,7 @@ async def _update(call: Call) -> None:
     skiplock = call.skips_lock()
     changes = {name: value for name, value in call.options.items() if name not in NOT_OPTIONS}
     removals = _removals(call)
-    if not changes and not removals:
+    if not changes and not removals and not call.params.get("revert"):
         raise failure("no options specified")
     _check_changes(call, changes, removals)
     async with call.lab.config_lock(KINDS[call.kind], call.vmid):
@@ -84,9 +105,11 @@ async def _update(call: Call) -> None:
             raise failure(DETECTED)
         _check_protected_disks(call, guest, removals)
         config = _changed(call, guest, changes, removals)
-        updated = Guest(**{**vars(guest), "config": config})
+        running = (await call.lab.usage(guest.vmid)).running
+        booted = waiting(call.kind, guest, config) if running else {}
+        updated = Guest(**{**vars(guest), "config": config, "booted": booted})
         await call.lab.drive(call.lab.driver.configure, spec_of(updated), lambda line: None)
-        guest.config = config
+        guest.config, guest.booted = config, booted
         call.lab.store.guests.save(guest.vmid)
 
 
@@ -124,8 +147,22 @@ def _check_protected_disks(call: Call, guest: Guest, removals: list[str]) -> Non
         )
 
 
+def _reverted(call: Call, guest: Guest) -> Config:
+    """revert=cores,memory: what waits for a start is taken back."""
+    names = set(re.split(r"[,;\s]+", str(call.params.get("revert", ""))))
+    return {name: value for name, value in guest.booted.items() if name in names and value is not None}
+
+
+def waiting(kind: str, guest: Guest, config: Config) -> Config:
+    """What of a running guest's new configuration has to wait for its next start: the values that hold until then."""
+    before = {**dict.fromkeys(config), **guest.config, **guest.booted}
+    names = (name for name in before if NOT_LIVE[kind].fullmatch(name))
+    return {name: before[name] for name in names if str(before[name]) != str(config.get(name))}
+
+
 def _changed(call: Call, guest: Guest, changes: dict[str, Any], removals: list[str]) -> Config:
     config: Config = {name: value for name, value in guest.config.items() if name not in removals}
+    config |= _reverted(call, guest)
     written = normalize(call.kind, changes)
     if "tags" in changes and "tags" not in written:
         config.pop("tags", None)

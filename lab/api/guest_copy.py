@@ -33,6 +33,8 @@ async def clone(call: Call) -> str:
     lab.check_lock(source)
     _check_source(call, source, running=(await lab.usage(source.vmid)).running)
     _check_storages(call, source)
+    if target != call.node:
+        _check_target(call, source, target)
     _check_new_id(call, new_id)
     guest = _copy(call, source, new_id, target, pool)
     lab.store.guests[new_id] = guest
@@ -71,6 +73,16 @@ def _check_storages(call: Call, source: Guest) -> None:
             call.require(f"/storage/{name}", "Datastore.AllocateSpace")
     for bridge, tag in bridges(source.config):
         call.require(f"/sdn/zones/localnetwork/{bridge}{'/' + tag if tag else ''}", "SDN.Use")
+
+
+def _check_target(call: Call, source: Guest, target: str) -> None:
+    """A clone is made where its source is, so another node must see the disks that it will use."""
+    wanted = str(call.params.get("storage", ""))
+    if wanted and not call.lab.storage(wanted, target).shared:
+        raise failure(f"can't clone to non-shared storage '{wanted}'")
+    if not all(call.lab.storage(name, target).shared for name in storages_of(source.config)):
+        label = KINDS[call.kind].label
+        raise failure(f"can't clone {label} to node '{target}' ({label} uses local storage)")
 
 
 def _copy(call: Call, source: Guest, new_id: int, node: str, pool: str) -> Guest:

@@ -77,8 +77,8 @@ def _readable_backup(call: Call, volid: str) -> Backup:
     if not VOLUME_ID.fullmatch(volid):
         raise failure("Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line 581.")
     name = volid.partition(":")[0]
-    call.lab.storage(name)
-    backup = call.lab.store.backups.get(volid)
+    call.lab.storage(name, call.node)
+    backup = call.lab.backup(volid, call.node)
     if not call.has(f"/storage/{name}", "Datastore.Allocate"):
         owner = backup.vmid if backup else call.vmid
         if not (call.has(f"/storage/{name}", "Datastore.AllocateSpace") and call.has(f"/vms/{owner}", "VM.Backup")):

@@ -153,7 +153,7 @@ async def rollback(call: Call) -> str:
             if (await call.lab.usage(vmid)).running:
                 await task.drive(call.lab.driver.stop, vmid, task.log)
             await task.drive(call.lab.driver.rollback, vmid, name, task.log)
-            guest.config, guest.parent = dict(snapshot.config), name
+            guest.config, guest.parent, guest.booted = dict(snapshot.config), name, {}
             await task.drive(call.lab.driver.configure, spec_of(guest), task.log)
             _unlock(call.lab, guest)
             if start:

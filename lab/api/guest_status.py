@@ -36,7 +36,16 @@ async def launch(lab: Lab, task: Task, guest: Guest) -> None:
     for bridge, _ in bridges(guest.config):
         if bridge != BRIDGE:
             raise TaskError(f"bridge '{bridge}' does not exist")
+    forget_boot(lab, guest.vmid)
     await task.drive(lab.driver.start, spec_of(guest), task.log)
+
+
+def forget_boot(lab: Lab, vmid: int) -> None:
+    """What waited for the guest's end or start waits no more."""
+    guest = lab.store.guests.get(vmid)
+    if guest and guest.booted:
+        guest.booted = {}
+        lab.store.guests.save(vmid)
 
 
 async def _is_running(call: Call) -> bool:
@@ -62,6 +71,7 @@ async def stop(call: Call) -> str:
     async def work(task: Task) -> None:
         async with call.lab.config_lock(KINDS[call.kind], call.vmid):
             await task.drive(call.lab.driver.stop, call.vmid, task.log)
+            forget_boot(call.lab, call.vmid)
 
     return _begin(call, "stop", work)
 
@@ -90,6 +100,7 @@ async def _shut_down(lab: Lab, task: Task, vmid: int, timeout: int, force: bool)
             raise
         task.log(f"{error} - terminating now with SIGKILL")
         await task.drive(lab.driver.stop, vmid, task.log)
+    forget_boot(lab, vmid)
 
 
 @guest_route("POST", "/{vmid}/status/reboot")

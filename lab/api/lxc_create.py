@@ -72,7 +72,7 @@ def template_storage(call: Call, volid: str) -> str:
     if not VOLUME_ID.fullmatch(volid):
         raise failure("Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line 581.")
     name, _, volume = volid.partition(":")
-    call.lab.storage(name)
+    call.lab.storage(name, call.node)
     call.lab.permissions.require_any(call.auth_id, f"/storage/{name}", ("Datastore.AllocateSpace", "Datastore.Audit"))
     return volume
 

@@ -35,7 +35,7 @@ async def export(call: Call) -> Any:
             "uptime": numbers.uptime,
         }  # fmt: skip
         rows += [_row(f"node/{name}", metric, value, now) for metric, value in values.items()]
-        for storage in lab.store.storages.values():
+        for storage in (entry for entry in lab.store.storages.values() if entry.is_on(name)):
             total, used = space(lab, storage, name)
             subject = f"storage/{name}/{storage.storage}"
             rows += [_row(subject, "disk_total", total, now), _row(subject, "disk_used", used, now)]

@@ -73,7 +73,7 @@ def _with_disks(call: Call, options: dict[str, Any]) -> Config:
             usable_storage(call, name)
             config[option] = f"{name}:vm-{call.vmid}-cloudinit,media=cdrom"
         elif ":" in file:
-            call.lab.storage(name)
+            call.lab.storage(name, call.node)
             call.lab.permissions.require_any(
                 call.auth_id, f"/storage/{name}", ("Datastore.AllocateSpace", "Datastore.Audit")
             )

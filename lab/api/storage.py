@@ -16,7 +16,9 @@ from lab.server.properties import loose
 from lab.server.router import route
 from lab.server.schema import MISSING
 
-TYPES = {"dir": ("path",), "lvmthin": ("thinpool", "vgname")}
+TYPES = {"dir": ("path",), "lvmthin": ("thinpool", "vgname"), "nfs": ("export", "server")}
+ALWAYS_SHARED = {"nfs"}
+KEPT = ("path", "thinpool", "vgname")
 AUDIT = ("Datastore.Audit", "Datastore.AllocateSpace")
 
 
@@ -42,8 +44,8 @@ def _visible(call: Call) -> list[Storage]:
 def _summary(lab: Lab, storage: Storage, node: str) -> dict[str, Any]:
     total, used = space(lab, storage, node)
     return {
-        "storage": storage.storage, "type": storage.type, "content": ",".join(storage.content), "shared": 0,
-        "enabled": 1, "active": 1, "total": total, "used": used, "avail": total - used,
+        "storage": storage.storage, "type": storage.type, "content": ",".join(storage.content),
+        "shared": storage.shared, "enabled": 1, "active": 1, "total": total, "used": used, "avail": total - used,
         "used_fraction": round(used / total, 6),
     }  # fmt: skip
 
@@ -55,20 +57,25 @@ async def node_storages(call: Call) -> Any:
     return [
         _summary(call.lab, storage, call.node)
         for storage in _visible(call)
-        if wanted in (None, storage.storage) and (not wanted_content or wanted_content & set(storage.content))
+        if storage.is_on(call.node)
+        and wanted in (None, storage.storage)
+        and (not wanted_content or wanted_content & set(storage.content))
     ]
 
 
 @route("GET", "/nodes/{node}/storage/{storage}/status")
 async def storage_status(call: Call) -> Any:
-    storage = call.lab.storage(call.params["storage"])
+    storage = call.lab.storage(call.params["storage"], call.node)
     summary = _summary(call.lab, storage, call.node)
     return {name: value for name, value in summary.items() if name not in ("storage", "used_fraction")}
 
 
 def _config(storage: Storage) -> dict[str, Any]:
     shown: dict[str, Any] = {"storage": storage.storage, "type": storage.type, "content": ",".join(storage.content)}
-    extra = {"path": storage.path, "thinpool": storage.thinpool, "vgname": storage.vgname}
+    extra = {
+        "path": storage.path, "thinpool": storage.thinpool, "vgname": storage.vgname, "shared": storage.shared,
+        "nodes": ",".join(storage.nodes),
+    }  # fmt: skip
     return shown | {name: value for name, value in extra.items() if value}
 
 
@@ -80,7 +87,7 @@ async def storages(call: Call) -> Any:
 
 @route("POST", "/storage")
 async def create_storage(call: Call) -> Any:
-    """The lab plays storages of two types: a directory, and a thin pool that can take snapshots."""
+    """The lab plays a directory, a thin pool that can take snapshots, and a network storage that all nodes share."""
     name, kind = call.params["storage"], call.params["type"]
     if name in call.lab.store.storages:
         raise failure(f"create storage failed: storage ID '{name}' already defined")
@@ -90,8 +97,10 @@ async def create_storage(call: Call) -> Any:
         if option not in call.params:
             raise bad_parameter(option, MISSING)
     content = sorted(set(re.split(r"[,;\s]+", call.params.get("content", "images"))))
-    known = {option: str(call.params[option]) for option in TYPES[kind]}
-    call.lab.store.storages[name] = Storage(name, kind, content, **known)
+    nodes = sorted(set(filter(None, re.split(r"[,;\s]+", str(call.params.get("nodes", ""))))))
+    shared = int(kind in ALWAYS_SHARED or bool(call.params.get("shared")))
+    known = {option: str(call.params[option]) for option in TYPES[kind] if option in KEPT}
+    call.lab.store.storages[name] = Storage(name, kind, content, **known, shared=shared, nodes=nodes)
     return {"storage": name, "type": kind}
 
 
@@ -109,7 +118,7 @@ async def storage_config(call: Call) -> Any:
 
 @route("GET", "/nodes/{node}/storage/{storage}/content")
 async def content(call: Call) -> Any:
-    storage = call.lab.storage(call.params["storage"])
+    storage = call.lab.storage(call.params["storage"], call.node)
     wanted, vmid = call.params.get("content"), call.params.get("vmid")
     found: list[dict[str, Any]] = []
     if "vztmpl" in storage.content:
@@ -137,6 +146,7 @@ def _backups(call: Call, storage: Storage) -> list[Backup]:
         backup
         for backup in call.lab.store.backups.values()
         if backup.volid.startswith(f"{storage.storage}:")
+        and storage.holds(backup, call.node)
         and (everything or call.has(f"/vms/{backup.vmid}", "VM.Backup", "VM.Audit"))
     ]
 
@@ -156,7 +166,7 @@ def shown_backup(backup: Backup) -> dict[str, Any]:
 def _images(call: Call, storage: Storage) -> list[dict[str, Any]]:
     found = []
     for guest in call.lab.store.guests.values():
-        if guest.node != call.node or not call.has(f"/vms/{guest.vmid}", "VM.Audit"):
+        if (guest.node != call.node and not storage.shared) or not call.has(f"/vms/{guest.vmid}", "VM.Audit"):
             continue
         for option in disk_options(guest.config):
             parts = loose(str(guest.config[option]))
@@ -195,8 +205,8 @@ async def volume(call: Call) -> Any:
 def _find_backup(call: Call) -> Backup:
     name = str(call.params["volume"])
     volid = name if ":" in name else f"{call.params['storage']}:{name}"
-    call.lab.storage(volid.partition(":")[0])
-    backup = call.lab.store.backups.get(volid)
+    call.lab.storage(volid.partition(":")[0], call.node)
+    backup = call.lab.backup(volid, call.node)
     if backup is None:
         raise failure(f"volume '{volid}' does not exist")
     return backup

@@ -28,6 +28,8 @@ class Nic:
     bridge: str  # vmbr0, the name the API shows
     address: str = ""
     gateway: str = ""
+    address6: str = ""  # CIDR, "auto", "dhcp", "manual" or ""
+    gateway6: str = ""
 
 
 @dataclass(frozen=True)

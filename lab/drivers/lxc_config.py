@@ -43,8 +43,10 @@ def check(spec: GuestSpec) -> None:
         try:
             if "/" in nic.address:
                 ipaddress.ip_interface(nic.address)
-            if nic.gateway:
-                ipaddress.ip_address(nic.gateway)
+            if "/" in nic.address6:
+                ipaddress.IPv6Interface(nic.address6)
+            for gateway in filter(None, (nic.gateway, nic.gateway6)):
+                ipaddress.ip_address(gateway)
         except ValueError as error:
             raise DriverError(f"guest {spec.vmid}: {nic.name}: {error}") from error
 
@@ -166,4 +168,8 @@ def _network(nic: Nic) -> str:
         lines.append(f"Address={nic.address}")
         if nic.gateway:
             lines.append(f"Gateway={nic.gateway}")
+    if "/" in nic.address6:
+        lines.append(f"Address={nic.address6}")
+        if nic.gateway6:
+            lines.append(f"Gateway={nic.gateway6}")
     return "\n".join(lines) + "\n"

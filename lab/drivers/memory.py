@@ -116,11 +116,12 @@ class MemoryDriver:
         return shown + [Interface(nic.name, nic.mac, self._addresses(vmid, nic)) for nic in guest.spec.nics]
 
     def _addresses(self, vmid: int, nic: Nic) -> tuple[str, ...]:
-        if nic.address == "dhcp":
+        v4 = nic.address
+        if v4 == "dhcp":
             usable = self._network.num_addresses - 3
             offset = 2 + (vmid * 31 + zlib.crc32(nic.mac.encode())) % max(1, usable)
-            return (f"{self._network.network_address + offset}/{self._network.prefixlen}",)
-        return (nic.address,) if "/" in nic.address else ()
+            v4 = f"{self._network.network_address + offset}/{self._network.prefixlen}"
+        return tuple(address for address in (v4, nic.address6, link_local(nic.mac)) if "/" in address)
 
     def host_keys(self, vmid: int) -> dict[str, str]:
         with self._lock:
@@ -199,6 +200,16 @@ class MemoryDriver:
 
     def _save(self, vmid: int) -> None:
         self._database.put("guest", str(vmid), asdict(self._guests[vmid]))
+
+
+def link_local(mac: str) -> str:
+    """The IPv6 address that every interface gives itself."""
+    numbers = [int(part, 16) for part in mac.split(":")]
+    if len(numbers) != 6:
+        return ""
+    numbers[0] ^= 2
+    identifier = bytes([*numbers[:3], 0xFF, 0xFE, *numbers[3:]])
+    return f"{ipaddress.IPv6Address(bytes([0xFE, 0x80, *([0] * 6)]) + identifier)}/64"
 
 
 def _without_secrets(spec: GuestSpec) -> GuestSpec:

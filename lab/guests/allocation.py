@@ -18,7 +18,7 @@ CONTENT = {"lxc": "rootdir", "qemu": "images"}
 
 def usable_storage(call: Call, name: str, parameter: str = "storage") -> Storage:
     """A storage that takes this kind's disks, on which the caller may allocate."""
-    storage = call.lab.storage(name)
+    storage = call.lab.storage(name, call.node)
     if CONTENT[call.kind] not in storage.content:
         text = f"storage '{name}' does not support {NO_CONTENT[call.kind]}"
         raise bad_parameter(parameter, text) if call.kind == "lxc" else failure(text)

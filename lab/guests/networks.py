@@ -74,4 +74,6 @@ def _nic(kind: str, number: int, value: str, config: Config) -> Nic:
         bridge=parts.get("bridge", ""),
         address=addressing.get("ip", ""),
         gateway=addressing.get("gw", ""),
+        address6=addressing.get("ip6", ""),
+        gateway6=addressing.get("gw6", ""),
     )

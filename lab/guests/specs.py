@@ -14,16 +14,17 @@ from lab.server.properties import loose
 def cores_of(guest: Guest) -> int:
     """0: a container without a limit."""
     default = 1 if guest.kind == "qemu" else 0
-    return int(guest.config.get("cores", default)) * int(guest.config.get("sockets", 1))
+    config = guest.effective
+    return int(config.get("cores", default)) * int(config.get("sockets", 1))
 
 
 def memory_mib_of(guest: Guest) -> int:
-    return int(loose(str(guest.config.get("memory", 512)), "current")["current"])
+    return int(loose(str(guest.effective.get("memory", 512)), "current")["current"])
 
 
 def spec_of(guest: Guest, *, ssh_keys: str = "", password: str = "") -> GuestSpec:
     """Keys and password of a container are given only when it is made; a machine's are in its configuration."""
-    config = guest.config
+    config = guest.effective
     machine = guest.kind == "qemu"
     features = loose(str(config.get("features", "")))
     return GuestSpec(
