@@ -12,8 +12,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from .errors import PreflightError
-from .guest import Action, Check, Found, GuestPlan, check_unlocked
+from .guest import Action, Check, Found, GuestPlan
 from .guest_archive import Archive
+from .guest_checks import check_unlocked
 from .guest_config import flag
 from .guest_guards import GuestName
 from .guest_spec import KINDS, LXC, QEMU, guest_name

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .graph import DependencyGraph
-from .guest import Check, Found, GuestPlan, Impact, assess_impact, check_confirmed, check_dependents, check_not_brain
+from .guest import Check, Found, GuestPlan, Impact, assess_impact
+from .guest_checks import check_confirmed, check_dependents, check_not_brain
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import Any
 
 from .errors import AlreadyExistsError, NHIError, PreflightError, ProxmoxError
 from .graph import DependencyGraph
-from .guest import Found, GuestPlan, Impact, assess_impact, guest_facts, plan_absent, plan_create, plan_existing
+from .guest import Found, GuestPlan, Impact, assess_impact, guest_facts
 from .guest_addresses import TakenAddresses, taken_addresses
 from .guest_apply import GuestChange
+from .guest_plan import plan_absent, plan_create, plan_existing
 from .guest_privileges import change_needs, check_privileges, creation_needs
 from .guest_reader import Api, Cluster, find_row, live_address, read_cluster, read_guest
 from .guest_site import Allocator, Site, choose_site

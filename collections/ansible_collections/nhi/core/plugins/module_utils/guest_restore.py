@@ -19,12 +19,10 @@ from .guest import (
     Found,
     GuestPlan,
     Impact,
-    check_unlocked,
-    check_unprotected,
-    is_brain,
 )
 from .guest_archive import Archive
 from .guest_backup import Backup, check_archive_is_of, guest_from_params
+from .guest_checks import check_unlocked, check_unprotected, is_brain
 from .guest_config import fixed_address
 from .guest_guards import Guards, GuestName
 from .guest_snapshot import config_change

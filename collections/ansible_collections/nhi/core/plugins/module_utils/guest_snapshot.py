@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .errors import PreflightError
-from .guest import Action, Check, Found, GuestPlan, Impact, check_unlocked, check_unprotected
+from .guest import Action, Check, Found, GuestPlan, Impact
+from .guest_checks import check_unlocked, check_unprotected
 from .guest_config import flag
 from .guest_guards import Guards, GuestName
 from .guest_spec import QEMU, guest_name

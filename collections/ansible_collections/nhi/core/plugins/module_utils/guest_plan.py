@@ -1,0 +1,178 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A wanted guest against a found one: the plan that a check run shows and a real run carries out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .errors import PreflightError
+from .guest import (
+    CLONE,
+    CONFIGURE,
+    CREATE,
+    DESTROY,
+    PROTECT,
+    RESIZE,
+    START,
+    STOP,
+    Action,
+    Check,
+    Found,
+    GuestPlan,
+    Impact,
+    guest_facts,
+)
+from .guest_checks import check_confirmed, check_dependents, check_unlocked, check_unprotected, is_brain
+from .guest_config import Drift, Placement, drift
+from .guest_spec import DEFAULT_BRIDGE, KINDS, LXC, QEMU, Wanted
+
+
+def plan_create(wanted: Wanted, place: Placement) -> GuestPlan:
+    """Make a guest that is not there."""
+    kind = wanted.type or LXC
+    label = f"{KINDS[kind]} {place.vmid} {wanted.name}"
+    plan = GuestPlan(after=_new_facts(wanted, place, kind))
+    plan.actions.append(Action(CLONE if place.clone_of else CREATE, _creation_sentence(wanted, place, label)))
+    if place.clone_of:
+        plan.actions.append(Action(CONFIGURE, f"Give {label} its own size, network and SSH keys"))
+        if wanted.disk_gib:
+            plan.actions.append(
+                Action(RESIZE, f"Grow the disk of {label} to {wanted.disk_gib} GiB where it is smaller")
+            )
+    if wanted.state == "started":
+        plan.actions.append(Action(START, f"Start {label}"))
+    if wanted.protection:
+        plan.actions.append(Action(PROTECT, f"Protect {label} against being destroyed"))
+    return plan
+
+
+def plan_existing(wanted: Wanted, found: Found, impact: Impact) -> GuestPlan:
+    """Correct what differs, then bring the guest into the wanted state of power."""
+    _refuse_other_kind(wanted, found)
+    difference = drift(wanted, found.config, found.type)
+    plan = GuestPlan(impact=impact if wanted.state in ("stopped", "restarted") else Impact())
+    _plan_drift(plan, difference, found)
+    _plan_power(plan, wanted, found)
+    plan.before.update(difference.before)
+    plan.after.update(difference.after)
+    restarted = any(a.kind == STOP for a in plan.actions) or not found.running
+    plan.restart_required = [] if restarted else difference.needs_restart
+    if wanted.pool and found.pool != wanted.pool:
+        plan.warnings.append(
+            f"{found.label} is in pool {found.pool or '(none)'}, not {wanted.pool}: a pool is set at creation only"
+        )
+    if plan.actions:
+        plan.checks.append(check_unlocked(found))
+    return plan
+
+
+def plan_absent(
+    wanted: Wanted, found: Found, impact: Impact, *, brain_vmid: int, confirm: str | None, allow_impact: bool
+) -> GuestPlan:
+    """Destroy a guest; PreflightError at once when it is the Brain, whatever else was said."""
+    if is_brain(found, brain_vmid):
+        raise PreflightError(f"{found.label} is the Brain, which controls all others: nhi_vm never destroys it")
+    if wanted.type and wanted.type != found.type:
+        _refuse_other_kind(wanted, found)
+    plan = GuestPlan(impact=impact, before=guest_facts(found))
+    if found.running:
+        plan.actions.append(Action(STOP, f"Shut {found.label} down, and stop it if it does not end"))
+    plan.actions.append(Action(DESTROY, f"Destroy {found.label} with its disks"))
+    plan.checks = [
+        Check("not_brain", passed=True, message=f"{found.label} is not the Brain"),
+        check_unlocked(found),
+        check_unprotected(found),
+        check_dependents(found, impact, allow_impact=allow_impact),
+        check_confirmed(found, confirm, "destroying"),
+    ]
+    return plan
+
+
+def describe_drift(difference: Drift) -> str:
+    """``memory 512 -> 1024, tags ...`` for a sentence."""
+    return ", ".join(
+        f"{k} {_plain(difference.before[k])} -> {_plain(v)}" for k, v in difference.after.items() if k != "disk"
+    )
+
+
+def _plan_drift(plan: GuestPlan, difference: Drift, found: Found) -> None:
+    if difference.set or difference.delete:
+        data = {**difference.set, "delete": ",".join(difference.delete) or None, "digest": found.config.get("digest")}
+        plan.actions.append(Action(CONFIGURE, f"Set on {found.label}: {describe_drift(difference)}", data))
+    if difference.grow:
+        disk, size = difference.grow
+        data = {"disk": disk, "size": f"{size}G"}
+        plan.actions.append(Action(RESIZE, f"Grow {disk} of {found.label} to {size} GiB", data))
+
+
+def _plan_power(plan: GuestPlan, wanted: Wanted, found: Found) -> None:
+    wants_running = {"started": True, "restarted": True, "stopped": False}.get(wanted.state)
+    if wants_running is None:
+        return
+    if wants_running and found.template:
+        raise PreflightError(f"{found.label} is a template, which never runs: clone it into a guest of another name")
+    if found.running and wanted.state in ("stopped", "restarted"):
+        plan.actions.append(Action(STOP, f"Shut {found.label} down, and stop it if it does not end"))
+    if wants_running and (not found.running or wanted.state == "restarted"):
+        plan.actions.append(Action(START, f"Start {found.label}"))
+    if found.running != wants_running:
+        plan.before["status"] = "running" if found.running else "stopped"
+        plan.after["status"] = "running" if wants_running else "stopped"
+
+
+def _refuse_other_kind(wanted: Wanted, found: Found) -> None:
+    if wanted.type and wanted.type != found.type:
+        raise PreflightError(
+            f"{found.label} is of type {found.type}, not {wanted.type}, and stays so: choose another name or type"
+        )
+    if wanted.node and wanted.node != found.node:
+        raise PreflightError(
+            f"{found.label} is not on node {wanted.node}: nhi_vm does not migrate; correct node or migrate it first"
+        )
+
+
+def _creation_sentence(wanted: Wanted, place: Placement, label: str) -> str:
+    if place.clone_of:
+        origin = f"as a clone of VM {place.clone_of}"
+    elif place.template:
+        origin = f"from {place.template}"
+    else:
+        origin = "with an empty disk"
+    size: Iterable[str] = (
+        f"{wanted.cores} core{'s' if wanted.cores > 1 else ''}" if wanted.cores else "",
+        f"{wanted.memory_mib} MiB" if wanted.memory_mib else "",
+        f"{wanted.disk_gib} GiB" if wanted.disk_gib else "",
+        f"on {place.storage}" if place.storage else "",
+    )
+    address = place.address or "an address by DHCP"
+    return (
+        f"Create {label} on {place.node} {origin} ({', '.join(filter(None, size)) or 'default size'}),"
+        f" {address} on {wanted.network.bridge or DEFAULT_BRIDGE}"
+    )
+
+
+def _new_facts(wanted: Wanted, place: Placement, kind: str) -> dict[str, Any]:
+    return {
+        "vmid": place.vmid,
+        "name": wanted.name,
+        "type": kind,
+        "node": place.node,
+        "status": "running" if wanted.state == "started" else "stopped",
+        "address": str(place.address.ip) if place.address else None,
+        "cores": wanted.cores,
+        "memory": wanted.memory_mib if kind == QEMU and place.clone_of else wanted.memory_mib or 512,
+        "tags": list(wanted.all_tags() or ()),
+        "pool": wanted.pool,
+        "protection": bool(wanted.protection),
+        "onboot": bool(wanted.onboot),
+        "description": wanted.description or "",
+    }
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return "none" if value is None or value == "" else str(value)
