@@ -18,14 +18,14 @@ from .errors import CatalogueError
 
 SERVICE_TAG = "svc-"
 PURPOSE_TAG = "purpose-"
-HEALTH_TYPES = ("tcp", "http", "https", "redis", "postgresql", "none")
+HEALTH_TYPES = ("tcp", "http", "https", "redis", "postgresql", "mysql", "memcached", "none")
 CRITICALITIES = ("low", "medium", "high", "critical")
 GUEST_TYPES = ("lxc", "qemu")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _ROLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 _SIZE_KEYS = ("cores", "memory_mib", "disk_gib")
 _REQUIRED = ("name", "title", "summary", "role", "guest", "sizes", "endpoints")
-_OPTIONAL = ("criticality", "depends_on", "tags")
+_OPTIONAL = ("criticality", "depends_on", "tags", "backup", "secrets", "variables")
 
 
 @dataclass(frozen=True)

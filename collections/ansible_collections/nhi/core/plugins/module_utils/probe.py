@@ -1,7 +1,7 @@
 # Copyright (c) 2026, NHI contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ask endpoints from outside whether they are well: TCP, HTTP, Redis and PostgreSQL, all at once, in bounded time.
+"""Ask endpoints from outside whether they are well, each in its own protocol, all at once, in bounded time.
 
 No client libraries: each protocol needs one exchange of a few bytes, none needs a password, and none changes
 anything at the other end.
@@ -24,6 +24,10 @@ _LONGEST_DETAIL = 120
 _POSTGRES_PROTOCOL = 196608
 # What PostgreSQL says when it is there but does not let anybody in: starting or stopping, too many clients.
 _POSTGRES_CLOSED = ("57P03", "53300")
+_MYSQL_GREETING = 10
+_MYSQL_ERROR = 255
+# What a greeting holds at least behind its version: number of the session, half a challenge, a zero byte, abilities.
+_MYSQL_REST = 4 + 8 + 1 + 2
 
 
 @dataclass(frozen=True)
@@ -172,10 +176,46 @@ async def _postgres_message(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.readexactly(length - 4)
 
 
+async def _mysql(target: Target) -> ProbeResult:
+    """Read the greeting. Servers count sessions that end there, and block the host at max_connect_errors."""
+    packet = await _exchange(target, b"", _mysql_packet)
+    kind, body = packet[:1], packet[1:]
+    if kind == bytes([_MYSQL_ERROR]):
+        # A number, then words; a state of five characters comes between them in some versions.
+        words = body[8:] if body[2:3] == b"#" else body[2:]
+        return ProbeResult("unhealthy", words.decode("utf-8", "replace").strip()[:_LONGEST_DETAIL] or "refused")
+    version, end, rest = body.partition(b"\0")
+    if kind != bytes([_MYSQL_GREETING]) or not version or not end or len(rest) < _MYSQL_REST or rest[12] != 0:
+        return ProbeResult("unhealthy", "the answer is not MySQL")
+    return ProbeResult("healthy", version.decode("utf-8", "replace").removeprefix("5.5.5-")[:_LONGEST_DETAIL])
+
+
+async def _mysql_packet(reader: asyncio.StreamReader) -> bytes:
+    """The first packet's content, or nothing when it can not be one."""
+    head = await reader.readexactly(4)
+    length = int.from_bytes(head[:3], "little")
+    if head[3] != 0 or not 0 < length <= 16384:
+        return b""
+    return await reader.readexactly(length)
+
+
+async def _memcached(target: Target) -> ProbeResult:
+    line = await _exchange(target, b"version\r\n", _line)
+    text = line.decode("utf-8", "replace").strip()
+    if text.startswith("VERSION "):
+        return ProbeResult("healthy", text[:_LONGEST_DETAIL])
+    errors = ("ERROR", "SERVER_ERROR", "CLIENT_ERROR")
+    return ProbeResult(
+        "unhealthy", text[:_LONGEST_DETAIL] if text.startswith(errors) else "the answer is not memcached"
+    )
+
+
 _PROBES: dict[str, Callable[[Target], Awaitable[ProbeResult]]] = {
     "tcp": _tcp,
     "http": _http,
     "https": _http,
     "redis": _redis,
     "postgresql": _postgresql,
+    "mysql": _mysql,
+    "memcached": _memcached,
 }

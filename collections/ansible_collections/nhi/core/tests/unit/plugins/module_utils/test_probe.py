@@ -65,6 +65,25 @@ def postgres_error(code: str, message: str) -> bytes:
     return b"E" + struct.pack("!i", len(fields) + 4) + fields
 
 
+def mysql_packet(content: bytes, sequence: int = 0) -> bytes:
+    return len(content).to_bytes(3, "little") + bytes([sequence]) + content
+
+
+MYSQL_REST = struct.pack("<I", 31) + b"challeng" + b"\0" + b"\xfe\xf7" + b"\x2d\x02\0" + bytes(28)
+MYSQL_GREETING = b"\x0a5.5.5-10.11.14-MariaDB-0+deb12u2\0" + MYSQL_REST
+
+
+def greets(answer: bytes) -> Talk:
+    """Speak first, as some servers do, and wait for what the other side does with it."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(answer)
+        connection.settimeout(5)
+        connection.recv(1)
+
+    return talk
+
+
 def test_an_open_port_is_healthy_and_has_a_latency() -> None:
     with listening(lambda connection: None) as port:
         result = probe(port, "tcp")
@@ -73,7 +92,7 @@ def test_an_open_port_is_healthy_and_has_a_latency() -> None:
     assert 0 <= result.latency_ms < 1000
 
 
-@pytest.mark.parametrize("kind", ["tcp", "http", "https", "redis", "postgresql"])
+@pytest.mark.parametrize("kind", ["tcp", "http", "https", "redis", "postgresql", "mysql", "memcached"])
 def test_a_closed_port_is_unhealthy(kind: str) -> None:
     assert probe(free_port(), kind) == ProbeResult("unhealthy", "connection refused")
 
@@ -114,6 +133,72 @@ def test_postgresql(answer: bytes, health: str) -> None:
 def test_a_postgresql_that_starts_up_says_so() -> None:
     with listening(says(postgres_error("57P03", "the database system is starting up"))) as port:
         assert probe(port, "postgresql").detail == "the database system is starting up"
+
+
+def test_a_mysql_that_greets_is_healthy_and_says_its_version() -> None:
+    with listening(greets(mysql_packet(MYSQL_GREETING))) as port:
+        result = probe(port, "mysql")
+    assert (result.health, result.detail) == ("healthy", "10.11.14-MariaDB-0+deb12u2")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"\xff\x10\x04Too many connections", "Too many connections"),
+        (b"\xff\x10\x04#08004Too many connections", "Too many connections"),
+        (b"\xff\x69\x04Host '198.51.100.7' is blocked because of many errors", "Host '198.51.100.7' is blocked"),
+        (b"\xff\x6a\x04Host '198.51.100.7' is not allowed to connect", "is not allowed to connect"),
+        (b"\xff", "refused"),
+    ],
+)  # fmt: skip
+def test_a_mysql_that_refuses_is_unhealthy_and_says_why(answer: bytes, told: str) -> None:
+    with listening(greets(mysql_packet(answer))) as port:
+        result = probe(port, "mysql")
+    assert result.health == "unhealthy"
+    assert told in result.detail
+    assert "#" not in result.detail
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u7\r\n",
+        b"220 mail.example.net ESMTP Postfix\r\n",
+        mysql_packet(MYSQL_GREETING, sequence=1),
+        mysql_packet(b"\x09" + MYSQL_GREETING[1:]),
+        mysql_packet(b"\x0a10.11.14-MariaDB"),
+        mysql_packet(b"\x0a\0" + MYSQL_REST),
+        mysql_packet(b"\x0a10.11.14-MariaDB\0" + MYSQL_REST[:8]),
+        mysql_packet(b"\x0a10.11.14-MariaDB\0" + MYSQL_REST.replace(b"challeng\0", b"challenge")),
+        mysql_packet(b""),
+    ],
+)
+def test_what_is_no_greeting_of_mysql_is_unhealthy(answer: bytes) -> None:
+    with listening(greets(answer)) as port:
+        result = probe(port, "mysql")
+    assert (result.health, result.detail) == ("unhealthy", "the answer is not MySQL")
+
+
+def test_half_a_greeting_of_mysql_is_unhealthy() -> None:
+    with listening(lambda connection: connection.sendall(mysql_packet(MYSQL_GREETING)[:20])) as port:
+        assert probe(port, "mysql").health == "unhealthy"
+
+
+@pytest.mark.parametrize(
+    ("answer", "health", "detail"),
+    [
+        (b"VERSION 1.6.18\r\n", "healthy", "VERSION 1.6.18"),
+        (b"ERROR Too many open connections\r\n", "unhealthy", "ERROR Too many open connections"),
+        (b"SERVER_ERROR out of memory\r\n", "unhealthy", "SERVER_ERROR out of memory"),
+        (b"VERSION\r\n", "unhealthy", "the answer is not memcached"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "unhealthy", "the answer is not memcached"),
+        (b"\r\n", "unhealthy", "the answer is not memcached"),
+    ],
+)
+def test_memcached(answer: bytes, health: str, detail: str) -> None:
+    with listening(says(answer, b"version\r\n")) as port:
+        result = probe(port, "memcached")
+    assert (result.health, result.detail) == (health, detail)
 
 
 def test_http_expects_a_status_at_a_path() -> None:
