@@ -18,7 +18,9 @@ from .errors import CatalogueError
 
 SERVICE_TAG = "svc-"
 PURPOSE_TAG = "purpose-"
-HEALTH_TYPES = ("tcp", "http", "https", "redis", "postgresql", "mysql", "memcached", "none")
+HEALTH_TYPES = (
+    "tcp", "http", "https", "redis", "postgresql", "mysql", "memcached", "amqp", "mqtt", "mongodb", "none",
+)  # fmt: skip
 CRITICALITIES = ("low", "medium", "high", "critical")
 GUEST_TYPES = ("lxc", "qemu")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")

@@ -15,8 +15,12 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from . import mongodb_wire
 from .catalogue import Health
+
+Answer = TypeVar("Answer")
 
 _AT_ONCE = 256
 _RETRY_PAUSE_SECONDS = 0.2
@@ -28,6 +32,20 @@ _MYSQL_GREETING = 10
 _MYSQL_ERROR = 255
 # What a greeting holds at least behind its version: number of the session, half a challenge, a zero byte, abilities.
 _MYSQL_REST = 4 + 8 + 1 + 2
+_AMQP_HELLO = b"AMQP\0\0\x09\x01"
+_AMQP_METHOD, _AMQP_START, _AMQP_LONGEST = 1, (10, 10), 131072
+# A CONNECT of MQTT 3.1.1 with a clean session and no name of its own, so that two probes never throw each other out.
+_MQTT_CONNECT = b"\x10\x0c\0\x04MQTT\x04\x02\0\x0a\0\0"
+_MQTT_CONNACK = b"\x20\x02"
+_MQTT_UNAVAILABLE = 3
+_MQTT_ANSWERS = (
+    "accepted",
+    "another protocol version",
+    "name refused",
+    "server unavailable",
+    "wrong login",
+    "login wanted",
+)
 
 
 @dataclass(frozen=True)
@@ -95,8 +113,8 @@ async def _probe(target: Target) -> ProbeResult:
 
 
 async def _exchange(
-    target: Target, request: bytes, read: Callable[[asyncio.StreamReader], Awaitable[bytes]], *, tls: bool = False
-) -> bytes:
+    target: Target, request: bytes, read: Callable[[asyncio.StreamReader], Awaitable[Answer]], *, tls: bool = False
+) -> Answer:
     context = _anybody() if tls else None
     reader, writer = await asyncio.open_connection(target.address, target.port, ssl=context)
     try:
@@ -151,6 +169,56 @@ async def _redis(target: Target) -> ProbeResult:
     if text.startswith(("-NOAUTH", "-NOPERM")):
         return ProbeResult("healthy", text.split()[0].lstrip("-"))
     return ProbeResult("unhealthy", (text.lstrip("-") or "the answer is not Redis")[:_LONGEST_DETAIL])
+
+
+async def _amqp(target: Target) -> ProbeResult:
+    """Begin AMQP 0-9-1: a server that takes clients answers with Connection.Start."""
+    answer = await _exchange(target, _AMQP_HELLO, _amqp_frame)
+    if answer == _AMQP_START:
+        return ProbeResult("healthy", "Connection.Start")
+    if answer == (-1, -1):
+        return ProbeResult("unhealthy", "speaks another version of AMQP than 0-9-1")
+    return ProbeResult("unhealthy", "the answer is not AMQP")
+
+
+async def _amqp_frame(reader: asyncio.StreamReader) -> tuple[int, int]:
+    """Class and method of the first frame; (-1, -1) for another version, (0, 0) for no AMQP at all."""
+    head = await reader.readexactly(7)
+    if head[:4] == _AMQP_HELLO[:4]:
+        return (-1, -1)
+    kind, channel, size = struct.unpack("!BHI", head)
+    if (kind, channel) != (_AMQP_METHOD, 0) or not 4 <= size <= _AMQP_LONGEST:
+        return (0, 0)
+    first, second = struct.unpack_from("!HH", await reader.readexactly(size))
+    return (first, second)
+
+
+async def _mqtt(target: Target) -> ProbeResult:
+    """Ask to be let in: whoever answers that, if only with "not you", serves."""
+    answer = await _exchange(target, _MQTT_CONNECT, _mqtt_answer)
+    if answer is None:
+        return ProbeResult("unhealthy", "the answer is not MQTT")
+    detail = _MQTT_ANSWERS[answer] if answer < len(_MQTT_ANSWERS) else f"CONNACK {answer}"
+    return ProbeResult("unhealthy" if answer == _MQTT_UNAVAILABLE else "healthy", detail)
+
+
+async def _mqtt_answer(reader: asyncio.StreamReader) -> int | None:
+    answer = await reader.readexactly(4)
+    return answer[3] if answer[:2] == _MQTT_CONNACK else None
+
+
+async def _mongodb(target: Target) -> ProbeResult:
+    """Say hello, which needs no login."""
+    fields = mongodb_wire.answer_fields(await _exchange(target, mongodb_wire.hello_request(), _mongodb_body))
+    if fields.get("ok") == 1:
+        return ProbeResult("healthy", "takes writes" if fields.get("isWritablePrimary") else "takes no writes")
+    detail = str(fields.get("errmsg") or "") if "ok" in fields else "the answer is not MongoDB"
+    return ProbeResult("unhealthy", (detail or "ok is not 1")[:_LONGEST_DETAIL])
+
+
+async def _mongodb_body(reader: asyncio.StreamReader) -> bytes:
+    size = mongodb_wire.body_size(await reader.readexactly(mongodb_wire.HEADER_SIZE))
+    return b"" if size is None else await reader.readexactly(size)
 
 
 async def _postgresql(target: Target) -> ProbeResult:
@@ -215,6 +283,9 @@ _PROBES: dict[str, Callable[[Target], Awaitable[ProbeResult]]] = {
     "http": _http,
     "https": _http,
     "redis": _redis,
+    "amqp": _amqp,
+    "mqtt": _mqtt,
+    "mongodb": _mongodb,
     "postgresql": _postgresql,
     "mysql": _mysql,
     "memcached": _memcached,

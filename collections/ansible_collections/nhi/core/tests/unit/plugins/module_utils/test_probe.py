@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from ansible_collections.nhi.core.plugins.module_utils.catalogue import Health
+from ansible_collections.nhi.core.plugins.module_utils.catalogue import HEALTH_TYPES, Health
 from ansible_collections.nhi.core.plugins.module_utils.probe import ProbeResult, Target, probe_all
 from ansible_collections.nhi.core.tests.unit.plugins.api_server import Reply, api_server
 
@@ -84,6 +84,14 @@ def greets(answer: bytes) -> Talk:
     return talk
 
 
+ONE = b"\x01ok\0" + struct.pack("<d", 1)
+
+
+def mongodb_message(fields: bytes, operation: int = 2013) -> bytes:
+    document = struct.pack("<i", len(fields) + 5) + fields + b"\0"
+    return struct.pack("<iiiiIB", 21 + len(document), 7, 1, operation, 0, 0) + document
+
+
 def test_an_open_port_is_healthy_and_has_a_latency() -> None:
     with listening(lambda connection: None) as port:
         result = probe(port, "tcp")
@@ -92,7 +100,7 @@ def test_an_open_port_is_healthy_and_has_a_latency() -> None:
     assert 0 <= result.latency_ms < 1000
 
 
-@pytest.mark.parametrize("kind", ["tcp", "http", "https", "redis", "postgresql", "mysql", "memcached"])
+@pytest.mark.parametrize("kind", [kind for kind in HEALTH_TYPES if kind != "none"])
 def test_a_closed_port_is_unhealthy(kind: str) -> None:
     assert probe(free_port(), kind) == ProbeResult("unhealthy", "connection refused")
 
@@ -112,6 +120,81 @@ def test_redis(answer: bytes, health: str, detail: str) -> None:
         result = probe(port, "redis")
     assert result.health == health
     assert detail in result.detail
+
+
+def amqp_frame(kind: int, payload: bytes) -> bytes:
+    return struct.pack("!BHI", kind, 0, len(payload)) + payload + b"\xce"
+
+
+@pytest.mark.parametrize(
+    ("answer", "health", "detail"),
+    [
+        (amqp_frame(1, struct.pack("!HHBB", 10, 10, 0, 9) + bytes(40)), "healthy", "Connection.Start"),
+        (amqp_frame(1, struct.pack("!HH", 10, 50) + bytes(8)), "unhealthy", "not AMQP"),
+        (amqp_frame(8, struct.pack("!HH", 10, 10)), "unhealthy", "not AMQP"),
+        (b"AMQP\0\1\0\0", "unhealthy", "another version"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "unhealthy", "not AMQP"),
+        (b"AMQ", "unhealthy", "closed without an answer"),
+    ],
+)
+def test_amqp(answer: bytes, health: str, detail: str) -> None:
+    with listening(says(answer, b"AMQP\0\0\x09\x01")) as port:
+        result = probe(port, "amqp")
+    assert result.health == health
+    assert detail in result.detail
+
+
+@pytest.mark.parametrize(
+    ("answer", "health", "detail"),
+    [
+        (b"\x20\x02\0\0", "healthy", "accepted"),
+        (b"\x20\x02\0\x05", "healthy", "login wanted"),
+        (b"\x20\x02\0\x87", "healthy", "CONNACK 135"),
+        (b"\x20\x02\0\x03", "unhealthy", "server unavailable"),
+        (b"+PONG\r\n", "unhealthy", "not MQTT"),
+    ],
+)
+def test_mqtt(answer: bytes, health: str, detail: str) -> None:
+    # Protocol level 4, clean session, no name.
+    with listening(says(answer, b"\0\x04MQTT\x04\x02")) as port:
+        result = probe(port, "mqtt")
+    assert result.health == health
+    assert detail in result.detail
+
+
+def test_an_mqtt_question_is_as_long_as_it_says() -> None:
+    asked = bytearray()
+
+    def listen(connection: socket.socket) -> None:
+        asked.extend(connection.recv(4096))
+        connection.sendall(b"\x20\x02\0\0")
+
+    with listening(listen) as port:
+        probe(port, "mqtt")
+    assert asked[1] == len(asked) - 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "health", "detail"),
+    [
+        (b"\x08isWritablePrimary\0\1" + ONE, "healthy", "takes writes"),
+        (b"\x08isWritablePrimary\0\0" + ONE, "healthy", "takes no writes"),
+        (b"\x10ok\0" + struct.pack("<i", 1), "healthy", "takes no writes"),
+        (b"\x01ok\0" + struct.pack("<d", 0) + b"\x02errmsg\0\x05\0\0\0busy\0", "unhealthy", "busy"),
+        (b"\x10other\0\1\0\0\0", "unhealthy", "not MongoDB"),
+    ],
+)
+def test_mongodb(fields: bytes, health: str, detail: str) -> None:
+    with listening(says(mongodb_message(fields), b"\x10hello\0\1\0\0\0\x02$db\0\x06\0\0\0admin\0")) as port:
+        result = probe(port, "mongodb")
+    assert result.health == health
+    assert detail in result.detail
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", mongodb_message(ONE, operation=1)])
+def test_what_is_not_mongodb_is_said_to_be_none(answer: bytes) -> None:
+    with listening(says(answer)) as port:
+        assert probe(port, "mongodb").detail == "the answer is not MongoDB"
 
 
 @pytest.mark.parametrize(
