@@ -120,6 +120,9 @@ def environment(lab: Lab, credentials: Credentials, port: int) -> dict[str, str]
         "NHI_SUBNET": lab.config.subnet,
         "NHI_SSH_KEY": str((lab.directory / "ssh" / "id_ed25519").resolve()),
         "NHI_LAB_DIR": str(lab.directory.resolve()),
+        # Secrets of a lab's services are thrown away with it.
+        "NHI_VAULT_DIR": str(lab.directory.resolve() / "vault"),
+        "NHI_VAULT_PASSWORD_FILE": str(lab.directory.resolve() / "vault-password"),
     }
     if lab.config.driver == "memory":
         found["NHI_GUEST_HEALTH_PORT"] = "0"  # nobody answers to SSH there

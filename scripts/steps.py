@@ -52,6 +52,7 @@ def environment(extra: dict[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(overriding)}
     kept = {name: value for name, value in kept.items() if name not in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")}
     kept["NHI_CACHE"] = os.environ["NHI_CACHE"]
+    kept["NHI_VAULT_PASSWORD_FILE"] = str(Path(os.environ["NHI_CACHE"]) / "vault-password")
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
     kept["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
     return {**kept, **extra}

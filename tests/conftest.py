@@ -12,6 +12,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,8 @@ def clean_environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PROXMOX_", "NHI_", "ANSIBLE_"))}
     kept.pop("REQUESTS_CA_BUNDLE", None)
     kept.pop("CURL_CA_BUNDLE", None)
+    # ansible.cfg makes a password for the vault at first use: not in the home of whoever runs the tests.
+    kept["NHI_VAULT_PASSWORD_FILE"] = str(Path(os.environ.get("NHI_CACHE", tempfile.gettempdir())) / "vault-password")
     return kept
 
 

@@ -50,15 +50,19 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: One entry for each name, or all entries, as they are written in their files.
+  description:
+    - One entry for each name, or all entries, as they are written in their files.
+    - Templates in C(variables) are evaluated for the host that uses them.
   type: list
   elements: dict
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
+from ansible.template import trust_as_template
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import find_entry
 from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import read_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
@@ -72,6 +76,24 @@ class LookupModule(LookupBase):
         try:
             catalogue = read_catalogue(self.get_option("directories"))
             names = terms or list(catalogue)
-            return [dict(find_entry(catalogue, str(name)).raw) for name in names]
+            return [_trusted(find_entry(catalogue, str(name)).raw) for name in names]
         except NHIError as error:
             raise AnsibleLookupError(str(error)) from error
+
+
+def _trusted(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of a role may have templates, as in group_vars: who writes the catalogue writes playbooks too."""
+    entry = dict(raw)
+    if "variables" in entry:
+        entry["variables"] = _trust(entry["variables"])
+    return entry
+
+
+def _trust(value: Any) -> Any:
+    if isinstance(value, str):
+        return trust_as_template(value)
+    if isinstance(value, dict):
+        return {name: _trust(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_trust(item) for item in value]
+    return value

@@ -23,8 +23,12 @@ HEALTH_TYPES = (
 )  # fmt: skip
 CRITICALITIES = ("low", "medium", "high", "critical")
 GUEST_TYPES = ("lxc", "qemu")
+BACKUP_CLASSES = ("daily", "weekly", "none")
+_SECRET_LENGTHS = range(12, 129)
+_DEFAULT_SECRET_LENGTH = 32
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _ROLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
+_VARIABLE = re.compile(r"[a-z_][a-z0-9_]*")
 _SIZE_KEYS = ("cores", "memory_mib", "disk_gib")
 _REQUIRED = ("name", "title", "summary", "role", "guest", "sizes", "endpoints")
 _OPTIONAL = ("criticality", "depends_on", "tags", "backup", "secrets", "variables")
@@ -56,12 +60,40 @@ class ServiceEndpoint:
 
 
 @dataclass(frozen=True)
+class WantedSecret:
+    """A value that is made for each guest; ``name`` is the variable through which the role gets it."""
+
+    name: str
+    length: int = _DEFAULT_SECRET_LENGTH
+
+
+@dataclass(frozen=True)
 class CatalogueEntry:
     """A checked entry; ``raw`` is the dict it was made from."""
 
     name: str
     endpoints: tuple[ServiceEndpoint, ...]
     raw: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """The product's name as people write it."""
+        return str(self.raw["title"])
+
+    @property
+    def criticality(self) -> str:
+        """How bad it is when the service is gone."""
+        return str(self.raw.get("criticality", "medium"))
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """Names of the services in the dependency graph that it needs."""
+        return tuple(self.raw.get("depends_on", ()))
+
+    @property
+    def backup(self) -> str:
+        """How often a guest with this service is worth a backup."""
+        return str(self.raw.get("backup", "weekly"))
 
 
 @dataclass(frozen=True)
@@ -139,6 +171,10 @@ def _faults(raw: Any) -> Iterator[str]:
     for key in ("depends_on", "tags"):
         if not (isinstance(raw.get(key, []), list) and all(_is_text(item) for item in raw.get(key, []))):
             yield f"{key} must be a list of texts"
+    if raw.get("backup", "weekly") not in BACKUP_CLASSES:
+        yield f"backup must be one of {', '.join(BACKUP_CLASSES)}"
+    yield from _secrets_faults(raw.get("secrets", []))
+    yield from _variables_faults(raw.get("variables", {}), raw.get("secrets", []))
     yield from _guest_faults(raw.get("guest", {"type": "lxc", "template": "-"}))
     yield from _sizes_faults(raw.get("sizes", {"default": dict.fromkeys(_SIZE_KEYS, 1)}))
     yield from _endpoints_faults(raw.get("endpoints", []))
@@ -153,6 +189,47 @@ def _guest_faults(guest: Any) -> Iterator[str]:
         yield f"guest.type must be one of {', '.join(GUEST_TYPES)}"
     if "template" in guest and not _is_text(guest["template"]):
         yield "guest.template must be a text"
+
+
+def wanted_secrets(raw: Any) -> tuple[WantedSecret, ...]:
+    """The secrets of an entry, or of an option that has the same form; CatalogueError says what is wrong with them."""
+    faults = list(_secrets_faults(raw))
+    if faults:
+        raise CatalogueError(f"the wanted secrets are not valid: {'; '.join(faults)}")
+    return tuple(WantedSecret(item["name"], item.get("length") or _DEFAULT_SECRET_LENGTH) for item in raw)
+
+
+def _secrets_faults(secrets: Any) -> Iterator[str]:
+    if not isinstance(secrets, list):
+        yield "secrets must be a list of mappings with name and length"
+        return
+    names: set[str] = set()
+    for index, secret in enumerate(secrets):
+        where = f"secrets[{index}]."
+        if not isinstance(secret, Mapping):
+            yield f"{where[:-1]} must be a mapping with name and length"
+            continue
+        yield from _key_faults(where, secret, ("name",), ("length",))
+        if "name" in secret and not _is_variable(secret["name"]):
+            yield f"{where}name must be a variable of the role, such as mariadb_root_password"
+        length = secret.get("length") or _DEFAULT_SECRET_LENGTH
+        if not (_is_whole(length) and length in _SECRET_LENGTHS):
+            yield f"{where}length must be a number from {_SECRET_LENGTHS[0]} to {_SECRET_LENGTHS[-1]}"
+        if str(secret.get("name")) in names:
+            yield f"{where}name {secret.get('name')} is used twice"
+        names.add(str(secret.get("name")))
+
+
+def _variables_faults(variables: Any, secrets: Any) -> Iterator[str]:
+    if not isinstance(variables, Mapping):
+        yield "variables must be a mapping of variables of the role to their values"
+        return
+    generated = {str(item.get("name")) for item in secrets if isinstance(item, Mapping)}
+    for name in variables:
+        if not _is_variable(name):
+            yield f"variables.{name} must be named like a variable of the role, such as redis_port"
+        elif name in generated:
+            yield f"variables.{name} is one of the secrets too: a generated value can not be given"
 
 
 def _sizes_faults(sizes: Any) -> Iterator[str]:
@@ -222,6 +299,10 @@ def _key_faults(
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
+
+
+def _is_variable(value: Any) -> bool:
+    return isinstance(value, str) and bool(_VARIABLE.fullmatch(value))
 
 
 def _is_whole(value: Any) -> bool:

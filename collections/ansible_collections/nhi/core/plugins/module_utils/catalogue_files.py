@@ -40,7 +40,9 @@ def read_catalogue(directories: Iterable[str | Path] = ()) -> dict[str, Catalogu
 
 def _read_entry(path: Path) -> CatalogueEntry:
     try:
-        entry = parse_entry(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        # The parser in C where there is one: it takes a tenth of the time, and every look-up reads all entries.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        entry = parse_entry(yaml.load(path.read_text(encoding="utf-8"), loader), str(path))  # noqa: S506 -- a safe one
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CatalogueError(f"the catalogue entry {path} can not be read: {error}") from error
     if entry.name != path.stem:

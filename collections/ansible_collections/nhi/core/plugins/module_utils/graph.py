@@ -5,13 +5,16 @@
 
 ``depends_on`` is the truth. ``required_by`` says the same from the other side and is checked against
 it wherever it is written down, so that a forgotten edge is found before somebody acts on it.
+
+Services that were made here by name stand in a directory beside that file, one file for each guest, so that what a
+person wrote is never rewritten. Where both speak of a service, the person is right.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from typing import Any
 from .errors import GraphError
 from .files import explain
 
+OVERLAY_NAME = "dependency_graph.d"
 CRITICALITIES = ("low", "medium", "high", "critical")
 _KEYS = frozenset(
     {
@@ -115,39 +119,43 @@ class DependencyGraph:
         return wanted
 
 
-def load_graph(path: Path) -> DependencyGraph:
-    """The graph in a file; GraphError names the file and what to correct in it."""
+def load_graph(path: Path, overlay: Path | None = None) -> DependencyGraph:
+    """The graph in a file, with the services registered in a directory; GraphError says what to correct where."""
+    document = _decoded(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
-    except FileNotFoundError as e:
-        raise GraphError(f"{path} does not exist: write it, or leave the option dependency_graph out") from e
-    except (OSError, ValueError) as e:
-        raise GraphError(f"{path} can not be read as JSON: {e}") from e
-    except GraphError as e:
-        raise GraphError(f"{path}: {e}") from e
-    try:
-        return parse_graph(document)
+        return parse_graph(document, _registered(overlay))
     except GraphError as e:
         raise GraphError(f"{path}: {e}") from e
 
 
 def find_graph(named: str | None, state_dir: str) -> DependencyGraph | None:
-    """The graph in the named file, else the one in the state directory if there is one."""
+    """The graph in the named file, else in the state directory, with the services that are registered there.
+
+    None where nobody wrote a graph and nothing is registered.
+    """
+    default, overlay = Path(state_dir) / "dependency_graph.json", Path(state_dir) / OVERLAY_NAME
     if named:
-        return load_graph(Path(named))
-    default = Path(state_dir) / "dependency_graph.json"
+        return load_graph(Path(named), overlay)
     try:
-        return load_graph(default) if default.exists() else None
+        if default.exists():
+            return load_graph(default, overlay)
     except OSError as e:
         raise GraphError(f"{default} can not be looked at: {explain(e)}; correct state_dir or its owner") from e
+    registered = _registered(overlay)
+    return parse_graph({"services": {}}, registered) if registered else None
 
 
-def parse_graph(document: Any) -> DependencyGraph:
-    """Validate a decoded ``dependency_graph.json``."""
+def parse_graph(document: Any, registered: Mapping[str, Any] | None = None) -> DependencyGraph:
+    """Validate a decoded ``dependency_graph.json``; ``registered`` has further services by name."""
     if not isinstance(document, dict) or not isinstance(document.get("services"), dict):
         raise GraphError('expected an object {"services": {NAME: {...}}}')
     raw: dict[str, Any] = document["services"]
-    services = {name: _service(name, entry) for name, entry in raw.items()}
+    added = {name: entry for name, entry in (registered or {}).items() if name not in raw}
+    services = {name: _service(name, entry) for name, entry in {**raw, **added}.items()}
+    for name in added:
+        # Nobody edits these: what the graph no longer has is not needed any more.
+        known = tuple(needed for needed in services[name].depends_on if needed in services)
+        services[name] = replace(services[name], depends_on=known)
     for service in services.values():
         for needed in service.depends_on:
             if needed not in services:
@@ -157,8 +165,34 @@ def parse_graph(document: Any) -> DependencyGraph:
     _refuse_cycles(services)
     graph = DependencyGraph(services)
     for name, entry in raw.items():
-        _check_required_by(graph, name, entry.get("required_by"))
+        _check_required_by(graph, name, entry.get("required_by"), added.keys())
     return graph
+
+
+def _decoded(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
+    except FileNotFoundError as e:
+        raise GraphError(f"{path} does not exist: write it, or leave the option dependency_graph out") from e
+    except (OSError, ValueError) as e:
+        raise GraphError(f"{path} can not be read as JSON: {e}") from e
+    except GraphError as e:
+        raise GraphError(f"{path}: {e}") from e
+
+
+def _registered(directory: Path | None) -> dict[str, Any]:
+    """What the files of a directory register, by name; nothing where there is no directory."""
+    found: dict[str, Any] = {}
+    try:
+        files = sorted(directory.glob("*.json")) if directory else []
+    except OSError as e:
+        raise GraphError(f"{directory} can not be read: {explain(e)}; correct its owner") from e
+    for file in files:
+        try:
+            found.update(_decoded(file)["services"])
+        except (LookupError, TypeError, ValueError) as e:
+            raise GraphError(f"{file} registers no services: remove it, and deploy the service again") from e
+    return found
 
 
 def _service(name: str, entry: Any) -> Service:
@@ -210,10 +244,12 @@ def _refuse_cycles(services: Mapping[str, Service]) -> None:
         ) from e
 
 
-def _check_required_by(graph: DependencyGraph, name: str, declared: Any) -> None:
+def _check_required_by(graph: DependencyGraph, name: str, declared: Any, added: Iterable[str]) -> None:
+    """``added`` came later, by itself: the file need not list it."""
     if declared is None:
         return
-    written, derived = set(_names(name, "required_by", declared)), set(graph.required_by(name))
+    written = set(_names(name, "required_by", declared))
+    derived = {other for other in graph.required_by(name) if other in written or other not in added}
     for other in sorted(written - graph.services.keys()):
         raise GraphError(f"{name} is required by {other}, which is not among the services: add it or correct the name")
     for other in sorted(written - derived):

@@ -56,6 +56,14 @@ def guards_from_params(params: Mapping[str, Any], graph: DependencyGraph | None)
     return Guards(params["confirm"], params["allow_impact"], params["allow_brain"], params["brain_vmid"], graph)
 
 
+def check_made_by(found: Found, operation: str) -> Check:
+    """Whether a guest is the one that an operation made, and not another of its name."""
+    mine = found.operation == operation
+    whose = f"made by {found.operation}" if found.operation else "not made by any operation known here"
+    message = f"made by {operation}" if mine else f"{found.label} was {whose}, not by {operation}: it is left alone"
+    return Check("made_by", mine, message)
+
+
 def plan_result(plan: GuestPlan) -> dict[str, Any]:
     """The parts of a plan that every module returns."""
     return {

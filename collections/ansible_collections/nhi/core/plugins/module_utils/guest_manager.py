@@ -18,6 +18,7 @@ from .graph import DependencyGraph
 from .guest import Found, GuestPlan, Impact, assess_impact, guest_facts
 from .guest_addresses import TakenAddresses, taken_addresses
 from .guest_apply import GuestChange
+from .guest_guards import check_made_by
 from .guest_plan import plan_absent, plan_create, plan_existing
 from .guest_privileges import change_needs, check_privileges, creation_needs
 from .guest_reader import Api, Cluster, find_row, live_address, read_cluster, read_guest
@@ -41,6 +42,7 @@ class Settings:
     brain_vmid: int = 100
     confirm: str | None = None
     allow_impact: bool = False
+    made_by: str | None = None
     patience: Patience = field(default_factory=Patience)
 
 
@@ -107,6 +109,8 @@ class GuestManager:
         )  # fmt: skip
         if settings.graph is None:
             plan.warnings.append(f"No dependency graph was read, so nobody knows what depends on {found.label}.")
+        if settings.made_by:
+            plan.checks.append(check_made_by(found, settings.made_by))
         plan.checks.append(check_privileges(self._api, change_needs(found, plan.actions)))
         if settings.check_mode:
             return Outcome(plan, None, self._operation)

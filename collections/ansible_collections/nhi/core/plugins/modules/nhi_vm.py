@@ -170,6 +170,19 @@ options:
     description: Whether to destroy a guest although services that run, or may run, depend on it.
     type: bool
     default: false
+  made_by:
+    description:
+      - With V(absent), the operation that made the guest, as RV(operation) of that run names it. A guest that was made
+        by another one is left alone. It is how a failed deployment takes back its own guest and no other.
+    type: str
+  known_hosts:
+    description:
+      - File in which the SSH host keys of the guest are recorded once it runs, and from which they are removed with it.
+      - The keys of a new container are compared with the fingerprints that Proxmox VE printed when it made them.
+        Nobody vouches for those of clones, restored guests and virtual machines. They are recorded at first sight, with
+        a warning, and a key that changed afterwards fails the task.
+      - Nothing is recorded in check mode, and none without this option.
+    type: path
   dependency_graph:
     description:
       - File that says which service depends on which. C(dependency_graph.json) in O(state_dir) is read if it exists
@@ -285,6 +298,14 @@ restart_required:
   type: list
   elements: str
   sample: [memory]
+host_key:
+  description:
+    - How the guest's SSH host keys came to be known. V(verified) by what Proxmox VE printed when it made them,
+      V(first_sight), V(unchanged) since an earlier run, or V(none) when no SSH answers.
+    - Null without O(known_hosts), in check mode, and when the guest does not run.
+  returned: success
+  type: str
+  sample: verified
 summary:
   description: The plan in sentences.
   returned: success
@@ -322,8 +343,18 @@ from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
+from ansible_collections.nhi.core.plugins.module_utils.guest import CLONE, CREATE
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import plan_result, plan_warnings
+from ansible_collections.nhi.core.plugins.module_utils.guest_host_key import (
+    NO_KEY,
+    Known,
+    KnownHosts,
+    Recorded,
+    forget_host_key,
+    record_host_key,
+)
 from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager, Outcome, Settings
+from ansible_collections.nhi.core.plugins.module_utils.guest_reader import Api
 from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_wait import Patience
@@ -372,6 +403,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "shutdown_timeout": {"type": "int", "default": 30},
     "confirm": {"type": "str"},
     "allow_impact": {"type": "bool", "default": False},
+    "made_by": {"type": "str"},
+    "known_hosts": {"type": "path"},
     "dependency_graph": {"type": "path"},
     "brain_vmid": {"type": "int", "default": 100},
 }
@@ -386,6 +419,7 @@ def settings_from_params(params: dict[str, Any], *, check_mode: bool) -> Setting
         brain_vmid=params["brain_vmid"],
         confirm=params["confirm"],
         allow_impact=params["allow_impact"],
+        made_by=params["made_by"],
         patience=Patience(params["wait"], params["wait_timeout"], params["shutdown_timeout"], params["wait_port"]),
     )
 
@@ -397,22 +431,45 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
         "vm": outcome.vm,
         "restart_required": outcome.plan.restart_required,
         "operation": outcome.operation,
+        "host_key": None,
     }
+
+
+def settle_host_key(module: AnsibleModule, api: Api, outcome: Outcome) -> Recorded | None:
+    """Record the host keys of a guest that runs, forget those of one that is gone; None where that was not asked."""
+    if not module.params["known_hosts"] or module.check_mode:
+        return None
+    file, vm = KnownHosts(Path(module.params["known_hosts"])), outcome.vm
+    if vm is None:
+        return Recorded(NO_KEY, forget_host_key(file, module.params["name"]))
+    if vm["status"] != "running" or not vm["address"]:
+        return None
+    guest = Known(vm["name"], vm["vmid"], vm["type"], vm["node"], vm["address"])
+    made_now = any(action.kind in (CREATE, CLONE) for action in outcome.plan.actions)
+    return record_host_key(api, guest, file, made_now=made_now)
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    result: dict[str, Any] = {}
     try:
         wanted = wanted_from_params(module.params)
         settings = settings_from_params(module.params, check_mode=module.check_mode)
         with ProxmoxClient(endpoint_from_params(module.params)) as client:
             recovered = settle(client, settings.state_dir, check_mode=module.check_mode, tell=module.warn)
             outcome = GuestManager(client, wanted, settings).run()
+            result = result_of(outcome)
+            recorded = settle_host_key(module, client, outcome)
     except NHIError as e:
-        module.fail_json(msg=str(e))
-    for warning in plan_warnings(outcome.plan):
+        # Where only the host key is wrong the guest is there: whoever made it wants to know which one it is.
+        module.fail_json(msg=str(e), **result)
+    warnings = plan_warnings(outcome.plan)
+    if recorded is not None:
+        result.update(host_key=recorded.status, changed=result["changed"] or recorded.changed)
+        warnings += [recorded.warning] if recorded.warning else []
+    for warning in warnings:
         module.warn(warning)
-    module.exit_json(**result_of(outcome), recovered=recovered)
+    module.exit_json(**result, recovered=recovered)
 
 
 if __name__ == "__main__":
