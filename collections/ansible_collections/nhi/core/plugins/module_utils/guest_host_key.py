@@ -158,8 +158,8 @@ def record_host_key(api: Api, guest: Known, file: KnownHosts, *, made_now: bool,
         if recorded and not made_now:
             raise GuestChangeError(
                 f"{guest.label} shows another SSH host key at {guest.address} than the one in {file.path}, so it is"
-                f" not trusted: find out why; if it was made anew on purpose, remove the lines of {guest.name} from that"
-                " file and run the same again"
+                f" not trusted: find out why; if it was made anew on purpose, remove the lines of {guest.name} from"
+                " that file and run the same again"
             )
         changed = file.replace(names, shown)
     warning = f"Nobody vouches for the SSH host key of {guest.label}: the one that answered was recorded at first sight"

@@ -53,7 +53,7 @@ class VaultFile:
                 f"{self.path} is not encrypted: encrypt it with `ansible-vault encrypt`, and change what is in it"
             )
         try:
-            found = yaml.safe_load(self._vault.decrypt(raw, filename=str(self.path)))
+            found = yaml.safe_load(self._vault.decrypt(raw))
         except AnsibleError as e:
             raise StateError(
                 f"{self.path} can not be decrypted with the vault password at hand: give the one it was made with"
