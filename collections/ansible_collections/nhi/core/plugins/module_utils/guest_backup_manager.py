@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +17,7 @@ from .guest_backup_reader import backup_storage, node_with, read_archive, read_b
 from .guest_guards import Guards, GuestName
 from .guest_privileges import Need, check_privileges
 from .guest_reader import Api, read_cluster, refuse_if_changed
+from .guest_rescan import Rescan
 from .guest_work import TaskRunner, the_guest
 from .interrupts import Interrupts
 
@@ -28,6 +29,14 @@ class BackupRun:
     check_mode: bool = False
     task_seconds: float = 3600.0
     guards: Guards = field(default_factory=Guards)
+    rescan: Rescan | None = None
+    tell: Callable[[str], None] = lambda _text: None
+
+    def keep_state(self, api: Api, vmids: set[int]) -> None:
+        """Whatever the outcome, let state.json show these guests as they are now."""
+        if self.rescan is not None and not self.check_mode:
+            for text in self.rescan(api, vmids):
+                self.tell(text)
 
 
 @dataclass
@@ -100,7 +109,12 @@ class BackupManager:
         plan.refuse_if_failed()
         refuse_if_changed(self._api, found)
         data = plan.actions[0].data
-        self._tasks.run(f"backing up {found.label}", lambda: self._start(found, data))
+        try:
+            self._tasks.run(f"backing up {found.label}", lambda: self._start(found, data))
+        finally:
+            # The guest may still be locked, or have been stopped for it.
+            self._interrupts.mute()
+            self._run.keep_state(self._api, {found.vmid})
         plan.warnings += self._tasks.warnings
         known = {b.volid for b in before}
         backups = read_backups(self._api, found.node, storage, found.vmid)

@@ -22,6 +22,8 @@ from .guest_guards import check_made_by
 from .guest_plan import plan_absent, plan_create, plan_existing
 from .guest_privileges import change_needs, check_privileges, creation_needs
 from .guest_reader import Api, Cluster, find_row, live_address, read_cluster, read_guest
+from .guest_record import guests_of
+from .guest_rescan import Rescan
 from .guest_site import Allocator, Site, choose_site
 from .guest_spec import LXC, Wanted
 from .guest_wait import Patience
@@ -44,6 +46,8 @@ class Settings:
     allow_impact: bool = False
     made_by: str | None = None
     patience: Patience = field(default_factory=Patience)
+    rescan: Rescan | None = None
+    tell: Callable[[str], None] = lambda _text: None
 
 
 @dataclass
@@ -66,6 +70,8 @@ class GuestManager:
         self._journal = Journal(settings.state_dir, self._operation, f"{wanted.name} {wanted.state}")
         self._reservations = Reservations(settings.state_dir)
         self._interrupts = Interrupts()
+        self._looked = False
+        self._found: Found | None = None
 
     def run(self) -> Outcome:
         """Look, plan and, outside check mode, act; a signal on the way is an error like any other."""
@@ -75,6 +81,17 @@ class GuestManager:
             finally:
                 self._interrupts.mute()
                 self._journal.close()
+                self._rescan()
+
+    def _rescan(self) -> None:
+        """Whatever the outcome, let state.json show what is there now."""
+        rescan, name = self._settings.rescan, self._wanted.name
+        if rescan is None or self._settings.check_mode:
+            return
+        vmids = guests_of(self._journal.entries)
+        names = {name} if self._looked and not vmids and not rescan.shows(name, self._found) else set()
+        for text in rescan(self._api, vmids, names):
+            self._settings.tell(text)
 
     def _look_and_act(self) -> Outcome:
         for _count in range(_LOOKS - 1):
@@ -87,8 +104,9 @@ class GuestManager:
     def _once(self) -> Outcome:
         cluster = read_cluster(self._api)
         row = find_row(cluster, self._wanted)
+        self._looked = True
         if row is not None:
-            found = read_guest(self._api, row)
+            found = self._found = read_guest(self._api, row)
             return self._destroy(cluster, found) if self._wanted.state == "absent" else self._change(cluster, found)
         if self._wanted.state == "absent":
             idle = f"No guest that this token may see is called {self._wanted.name}: nothing to do."

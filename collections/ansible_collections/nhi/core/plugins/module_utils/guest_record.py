@@ -175,6 +175,21 @@ class GuestRecord:
             self.complete = True
 
 
+def guests_of(entries: Iterable[Mapping[str, Any]]) -> set[int]:
+    """VMIDs of the guests that an operation began something with."""
+    vmids: set[int] = set()
+    asked: set[int] = set()
+    for entry in entries:
+        if entry["step"] == MAKE:
+            asked = {int(entry["guest"]["vmid"])}
+        elif entry["step"] == REFUSED:
+            asked = set()  # the VMID was somebody else's
+        elif "target" in entry:
+            vmids.add(int(entry["target"]["vmid"]))
+        vmids |= asked if entry["step"] in (TASK, MADE) else set()
+    return vmids | asked
+
+
 def target_entry(target: Target) -> dict[str, Any]:
     """A guest as a journal has it."""
     return asdict(target)

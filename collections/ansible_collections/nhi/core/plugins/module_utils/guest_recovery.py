@@ -13,7 +13,8 @@ from .errors import NHIError, NotFoundError, PermissionDeniedError, ProxmoxError
 from .guest import Found
 from .guest_doubt import patiently
 from .guest_reader import Api, guest_path, read_guest
-from .guest_record import GuestRecord, Made, Replaced, Target
+from .guest_record import GuestRecord, Made, Replaced, Target, guests_of
+from .guest_rescan import Rescan
 from .guest_undo import Undone, await_idle, remove, undo, undo_creation, undo_stop
 from .interrupts import Interrupts
 from .journal import Journal, abandoned, cut_off
@@ -22,14 +23,22 @@ from .reservations import Reservations
 _TASK_SECONDS = 3600.0
 
 
-def settle(api: Api, state_dir: Path, *, check_mode: bool, tell: Callable[[str], None]) -> list[str]:
-    """Settle every operation that was cut off; in check mode only name it. ``tell`` hears one sentence for each."""
+def settle(
+    api: Api, state_dir: Path, *, check_mode: bool, tell: Callable[[str], None], rescan: Rescan | None = None
+) -> list[str]:
+    """Settle every operation that was cut off; in check mode only name it. ``tell`` hears one sentence for each.
+
+    The guests that they had begun something with are read again for state.json.
+    """
+    told: list[str] = []
+    warnings: list[str] = []
     with Interrupts():
         if check_mode:
             told = [f"{title} was cut off: the next real run settles it first." for title in cut_off(state_dir)]
-        else:
-            told = [_recover(api, state_dir, journal) for journal in abandoned(state_dir)]
-    for text in told:
+        for journal in () if check_mode else abandoned(state_dir):
+            told.append(_recover(api, state_dir, journal))
+            warnings += rescan(api, guests_of(journal.entries)) if rescan else []
+    for text in (*told, *warnings):
         tell(text)
     return told
 

@@ -12,46 +12,74 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .about import this_program
 from .catalogue import CatalogueEntry
 from .errors import NHIError
+from .guest import Found
 from .proxmox_client import Endpoint
-from .scan import Client
+from .scan_guests import Reader
 from .scan_options import GuestWish, ScanOptions
 from .scan_partial import PartialResult
 from .scan_write import ScanReport, run_scan
 from .state import StateStore
 
 
+class _Counted:
+    """A client that knows how much a scan asked of it."""
+
+    def __init__(self, api: Reader) -> None:
+        self._api = api
+        self.calls = 0
+
+    def get(self, path: Any, params: Mapping[str, Any] | None = None) -> Any:
+        self.calls += 1
+        return self._api.get(path, params)
+
+
 @dataclass
 class Rescan:
-    """What is needed to read guests anew; ``warnings`` tell what came of it, since it never fails."""
+    """Reads guests anew at the end of a run."""
 
     state_dir: Path
     endpoint: Endpoint
     program: str
     catalogue: Mapping[str, CatalogueEntry] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
 
-    def __call__(self, api: Client, vmids: Iterable[int] = (), names: Iterable[str] = ()) -> None:
-        """Read these guests anew and write them into state.json; without a state everything is read."""
+    def __call__(self, api: Reader, vmids: Iterable[int] = (), names: Iterable[str] = ()) -> list[str]:
+        """Read these guests anew and write them into state.json; without a state everything is read.
+
+        It never fails: what was done stands, and the warnings that are returned tell what the state does not show.
+        """
         wish = GuestWish(frozenset(vmids), frozenset(names))
         if not wish:
-            return
+            return []
         try:
             report = self._scan(api, wish)
         except NHIError as e:
-            self.warnings.append(f"state.json does not show what this run did, so scan again: {e}")
-            return
-        if isinstance(report.result, PartialResult) and report.result.unread:
-            who = ", ".join(report.result.unread)
-            self.warnings.append(f"state.json shows {who} as it was before, since it could not be read: scan again")
+            return [f"state.json may not show what this run did, so scan again: {e}"]
+        unread = report.result.unread if isinstance(report.result, PartialResult) else ()
+        return [f"state.json shows {who} as it was before, because it could not be read: scan again" for who in unread]
 
-    def _scan(self, api: Client, wish: GuestWish) -> ScanReport:
+    def shows(self, name: str, found: Found | None) -> bool:
+        """Whether the state shows the guest as a run that changed nothing saw it; None means that there is none."""
+        try:
+            snapshot = StateStore(self.state_dir).read_or_none()
+        except NHIError:
+            return False
+        guests = snapshot.document["infrastructure"]["guests"] if snapshot else ()
+        if found is None:
+            return all(guest["name"] != name for guest in guests)
+        now = (found.vmid, found.type, found.node, found.name, found.running, found.config.get("digest"))
+        return now in [
+            (g["vmid"], g["type"], g["node"], g["name"], g["status"] == "running", g["config_digest"]) for g in guests
+        ]
+
+    def _scan(self, api: Reader, wish: GuestWish) -> ScanReport:
         return run_scan(
             StateStore(self.state_dir),
-            api,
+            _Counted(api),
             self.catalogue,
             ScanOptions(health_checks=False, guests=wish),
             endpoint=f"{self.endpoint.identity} at {self.endpoint.server}",

@@ -20,6 +20,7 @@ from .guest_backup_reader import checked_site, node_with, read_archive, read_bac
 from .guest_config import Placement, fixed_address
 from .guest_privileges import check_privileges, restore_needs
 from .guest_reader import Api, Cluster, configured_addresses, find_row, read_cluster, read_guest
+from .guest_record import guests_of
 from .guest_restore import RestoreWish, is_restored_from, plan_beside, plan_replace
 from .guest_site import Allocator
 from .guest_spec import Wanted
@@ -51,6 +52,7 @@ class RestoreManager:
             finally:
                 self._interrupts.mute()
                 self._journal.close()
+                self._run.keep_state(self._api, guests_of(self._journal.entries))
 
     def _look_and_act(self) -> BackupOutcome:
         cluster = read_cluster(self._api)

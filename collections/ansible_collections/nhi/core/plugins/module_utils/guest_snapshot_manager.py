@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .guest import Action, Found, GuestPlan
@@ -12,6 +13,7 @@ from .guest_config import flag
 from .guest_guards import Guards
 from .guest_privileges import Need, check_privileges
 from .guest_reader import Api, guest_path, read_cluster, read_guest, refuse_if_changed
+from .guest_rescan import Rescan
 from .guest_snapshot import (
     DESCRIBE,
     REMOVE,
@@ -39,6 +41,8 @@ class SnapshotRun:
     guards: Guards
     check_mode: bool = False
     task_seconds: float = 300.0
+    rescan: Rescan | None = None
+    tell: Callable[[str], None] = lambda _text: None
 
 
 @dataclass
@@ -84,10 +88,20 @@ class SnapshotManager:
             return SnapshotOutcome(plan, found, foretold(self._wish, snapshots, plan))
         plan.refuse_if_failed()
         refuse_if_changed(self._api, found)
-        for action in plan.actions:
-            self._act(action, found)
+        try:
+            for action in plan.actions:
+                self._act(action, found)
+        finally:
+            self._interrupts.mute()
+            self._rescan(found)
         plan.warnings += self._tasks.warnings
         return SnapshotOutcome(plan, read_guest(self._api, row_of(found)), self._list(found))
+
+    def _rescan(self, found: Found) -> None:
+        """Whatever the outcome, let state.json show the guest as it is now."""
+        if self._run.rescan is not None:
+            for text in self._run.rescan(self._api, {found.vmid}):
+                self._run.tell(text)
 
     def _act(self, action: Action, found: Found) -> None:
         name = self._wish.snapshot

@@ -16,6 +16,8 @@ description:
     parallel runs never choose the same. The creating call itself decides who gets a VMID.
   - Everything that can be checked is checked before the first change. When a later step fails, or the run is
     interrupted, what this run made is destroyed again and nothing else.
+  - Whatever the outcome, C(state.json) is brought up to date for this guest, and left alone for all others. Its health
+    is what the last scan found, or unknown since it was started.
   - In check mode nothing is written. The plan is returned with its actions, checks, differences and impact.
 extends_documentation_fragment:
   - nhi.core.attributes
@@ -192,6 +194,14 @@ options:
     description: VMID of the Brain. It is never destroyed, and neither is a guest with the tag C(brain).
     type: int
     default: 100
+  catalogue:
+    description:
+      - Entries of the service catalogue, as P(nhi.core.nhi_catalogue#lookup) returns them, so that C(state.json) tells
+        where the guest's services listen.
+      - Without them that is taken from other guests of the same service, as far as the state has any.
+    type: list
+    elements: dict
+    default: []
 author:
   - NHI contributors (@nhi-lab)
 seealso:
@@ -331,16 +341,19 @@ operation:
   sample: op-5f2b6c0c9d1e
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     PROXMOX_ARGS,
+    Endpoint,
     ProxmoxClient,
     endpoint_from_params,
 )
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
+from ansible_collections.nhi.core.plugins.module_utils.catalogue import load_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest import CLONE, CREATE
@@ -356,6 +369,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_host_key import (
 from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager, Outcome, Settings
 from ansible_collections.nhi.core.plugins.module_utils.guest_reader import Api
 from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
+from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Rescan
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_wait import Patience
 
@@ -407,13 +421,17 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "known_hosts": {"type": "path"},
     "dependency_graph": {"type": "path"},
     "brain_vmid": {"type": "int", "default": 100},
+    "catalogue": {"type": "list", "elements": "dict", "default": []},
 }
 
 
-def settings_from_params(params: dict[str, Any], *, check_mode: bool) -> Settings:
+def settings_from_params(
+    params: dict[str, Any], endpoint: Endpoint, tell: Callable[[str], None], *, check_mode: bool
+) -> Settings:
     """What the options say about the run."""
+    state_dir = Path(params["state_dir"])
     return Settings(
-        state_dir=Path(params["state_dir"]),
+        state_dir=state_dir,
         check_mode=check_mode,
         graph=find_graph(params["dependency_graph"], params["state_dir"]),
         brain_vmid=params["brain_vmid"],
@@ -421,6 +439,8 @@ def settings_from_params(params: dict[str, Any], *, check_mode: bool) -> Setting
         allow_impact=params["allow_impact"],
         made_by=params["made_by"],
         patience=Patience(params["wait"], params["wait_timeout"], params["shutdown_timeout"], params["wait_port"]),
+        rescan=Rescan(state_dir, endpoint, "nhi_vm", load_catalogue(params["catalogue"])),
+        tell=tell,
     )
 
 
@@ -454,9 +474,12 @@ def main() -> None:
     result: dict[str, Any] = {}
     try:
         wanted = wanted_from_params(module.params)
-        settings = settings_from_params(module.params, check_mode=module.check_mode)
-        with ProxmoxClient(endpoint_from_params(module.params)) as client:
-            recovered = settle(client, settings.state_dir, check_mode=module.check_mode, tell=module.warn)
+        endpoint = endpoint_from_params(module.params)
+        settings = settings_from_params(module.params, endpoint, module.warn, check_mode=module.check_mode)
+        with ProxmoxClient(endpoint) as client:
+            recovered = settle(
+                client, settings.state_dir, check_mode=module.check_mode, tell=module.warn, rescan=settings.rescan
+            )
             outcome = GuestManager(client, wanted, settings).run()
             result = result_of(outcome)
             recorded = settle_host_key(module, client, outcome)

@@ -16,6 +16,7 @@ description:
   - Everything that can be checked is checked before anything is done. That is whether the guest is locked and by which
     task, whether the backup is of the guest that was named, whether the storages and bridges it needs are there,
     whether the guest is protected, what depends on it, and the token's privileges.
+  - Whatever the outcome, C(state.json) is brought up to date for the guest that was worked on.
   - In check mode nothing is written.
 extends_documentation_fragment:
   - nhi.core.attributes
@@ -225,6 +226,7 @@ recovered:
   sample: []
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nhi.core.plugins.module_utils._guard_args import GUARD_ARGS
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     PROXMOX_ARGS,
+    Endpoint,
     ProxmoxClient,
     endpoint_from_params,
 )
@@ -255,6 +258,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_guards import (
     plan_warnings,
 )
 from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
+from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Rescan
 from ansible_collections.nhi.core.plugins.module_utils.guest_restore import wish_from_params as restore_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_restore_manager import RestoreManager
 
@@ -280,10 +284,17 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
-def work(client: ProxmoxClient, params: dict[str, Any], *, check_mode: bool) -> BackupOutcome:
+def run_from_params(
+    params: dict[str, Any], endpoint: Endpoint, tell: Callable[[str], None], *, check: bool
+) -> BackupRun:
+    """What the options say about the run."""
+    guards = guards_from_params(params, find_graph(params["dependency_graph"], params["state_dir"]))
+    rescan = Rescan(Path(params["state_dir"]), endpoint, "nhi_vm_backup")
+    return BackupRun(check, params["wait_timeout"], guards, rescan, tell)
+
+
+def work(client: ProxmoxClient, params: dict[str, Any], run: BackupRun) -> BackupOutcome:
     """Do what the state asks for."""
-    graph = find_graph(params["dependency_graph"], params["state_dir"])
-    run = BackupRun(check_mode, params["wait_timeout"], guards_from_params(params, graph))
     if params["state"] == "restored":
         return RestoreManager(client, restore_from_params(params), run, Path(params["state_dir"])).run()
     if params["state"] == "absent":
@@ -308,10 +319,12 @@ def main() -> None:
         required_if=[("state", "absent", ["backup"]), ("state", "restored", ["backup"])],
     )
     try:
-        with ProxmoxClient(endpoint_from_params(module.params)) as client:
+        endpoint = endpoint_from_params(module.params)
+        run = run_from_params(module.params, endpoint, module.warn, check=module.check_mode)
+        with ProxmoxClient(endpoint) as client:
             state_dir = Path(module.params["state_dir"])
-            recovered = settle(client, state_dir, check_mode=module.check_mode, tell=module.warn)
-            outcome = work(client, module.params, check_mode=module.check_mode)
+            recovered = settle(client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=run.rescan)
+            outcome = work(client, module.params, run)
     except NHIError as e:
         module.fail_json(msg=str(e))
     for warning in plan_warnings(outcome.plan):

@@ -14,6 +14,7 @@ description:
   - Works on one snapshot of a container or virtual machine that is there. The guest is found by its name.
   - Everything that can be checked is checked before anything is done. That is whether the guest is locked and by which
     task, whether its disks can be snapshot, whether it is protected, what depends on it, and the token's privileges.
+  - Whatever the outcome, C(state.json) is brought up to date for the guest that was worked on.
   - In check mode nothing is written. Going back is foretold with every line of the configuration it would change.
 extends_documentation_fragment:
   - nhi.core.attributes
@@ -174,6 +175,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_guards import (
     plan_warnings,
 )
 from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
+from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Rescan
 from ansible_collections.nhi.core.plugins.module_utils.guest_snapshot import wish_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_snapshot_manager import (
     SnapshotManager,
@@ -209,9 +211,13 @@ def main() -> None:
     params = module.params
     try:
         graph = find_graph(params["dependency_graph"], params["state_dir"])
-        run = SnapshotRun(guards_from_params(params, graph), module.check_mode, params["wait_timeout"])
-        with ProxmoxClient(endpoint_from_params(params)) as client:
-            recovered = settle(client, Path(params["state_dir"]), check_mode=module.check_mode, tell=module.warn)
+        endpoint, state_dir = endpoint_from_params(params), Path(params["state_dir"])
+        rescan = Rescan(state_dir, endpoint, "nhi_vm_snapshot")
+        run = SnapshotRun(
+            guards_from_params(params, graph), module.check_mode, params["wait_timeout"], rescan, module.warn
+        )
+        with ProxmoxClient(endpoint) as client:
+            recovered = settle(client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=rescan)
             outcome = SnapshotManager(client, wish_from_params(params), run).run()
     except NHIError as e:
         module.fail_json(msg=str(e))

@@ -132,8 +132,11 @@ class FakeProxmox:
                 return self.backups[given["volume"]]["text"]
             case ["nodes", _, "tasks"]:
                 return [t for t in self.tasks if t["id"] == str(given["vmid"])]
-        lists = {"pools": [{"poolid": "ai-lab"}], "storage": self.storages, "network": [{"iface": "vmbr0"}]}
-        return lists[parts[-1]]
+        answers = {
+            "pools": [{"poolid": "ai-lab"}], "storage": self.storages, "network": [{"iface": "vmbr0"}],
+            "version": {"version": "9.2.3"}, "status": [], "tasks": self.tasks,
+        }  # fmt: skip
+        return answers[parts[-1]]
 
     def _resources(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = [

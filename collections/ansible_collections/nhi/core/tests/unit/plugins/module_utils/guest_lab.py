@@ -22,10 +22,11 @@ class GuestLab:
     def __init__(self, directory: Path) -> None:
         self.pve = FakeProxmox()
         self.state_dir = directory / "infrastructure"
+        self.told: list[str] = []
 
     def run(self, options: dict[str, Any], **settings: Any) -> Outcome:
         wanted = wanted_from_params({"state": "present", "vmid_range": "105-199", **options})
-        settings.setdefault("patience", Patience(task=1.0))
+        settings = {"patience": Patience(task=1.0), "tell": self.told.append, **settings}
         return GuestManager(self.pve, wanted, Settings(self.state_dir, **settings)).run()
 
     def reserved(self) -> list[str]:
