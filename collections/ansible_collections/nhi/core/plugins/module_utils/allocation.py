@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, NetmaskValueError
 
 from .errors import AllocationError, PreflightError
@@ -120,16 +121,32 @@ def next_address(
     taken: Collection[IPv4Address],
     *,
     reserved: Collection[IPv4Address] = (),
+    resting: Mapping[IPv4Address, datetime] | None = None,
     hint: int | None = None,
 ) -> IPv4Address:
-    """The first free address of the pool, from the address numbered ``hint`` in its subnet if that is inside."""
+    """The first free address of the pool, from the address numbered ``hint`` in its subnet if that is inside.
+
+    ``resting`` has addresses that are in quarantine, with its end.
+    """
+    quarantine = resting or {}
     for address in _around(pool, hint):
-        if pool.usable(address) and address not in taken and address not in reserved:
+        free = address not in taken and address not in reserved and address not in quarantine
+        if free and pool.usable(address):
             return address
     raise AllocationError(
         f"no address is free in {pool.first}-{pool.last}: all {pool.size} are taken, reserved or not for guests;"
-        " widen network.range or destroy guests that are no longer needed"
+        f" {_first_end(pool, quarantine)}widen network.range or destroy guests that are no longer needed"
     )
+
+
+def _first_end(pool: AddressPool, quarantine: Mapping[IPv4Address, datetime]) -> str:
+    """When the first address that rests may be given out again, for a pool that has no other left."""
+    ends = sorted((end, address) for address, end in quarantine.items() if pool.usable(address))
+    if not ends:
+        return ""
+    end, address = ends[0]
+    others = f" ({len(ends) - 1} more later)" if len(ends) > 1 else ""
+    return f"{address} of a destroyed guest is in quarantine until {end:%Y-%m-%d %H:%M:%S} UTC{others}: wait, or "
 
 
 def _around(pool: AddressPool, hint: int | None) -> Iterable[IPv4Address]:

@@ -5,25 +5,32 @@
 
 from __future__ import annotations
 
-import errno
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from .addresses import config_addresses, guest_nics
 from .errors import StateError
+from .guest import Found
 from .guest_reader import Api, Cluster, configured_addresses, vmid_is_free
+from .guest_spec import LXC
+from .reservations import Reservation, Reservations
 from .state import StateStore
-
-_PROBE_PORT = 22
-_PROBE_SECONDS = 0.5
 
 
 @dataclass
 class TakenAddresses:
-    """Addresses with who has them; ``warnings`` say where the knowledge ends."""
+    """Addresses with who has them; ``warnings`` say where the knowledge ends.
+
+    ``departed`` are MACs of guests that the last scan saw and that are gone now, ``gone`` the operations in the ledger
+    whose guests do not have their address any more.
+    """
 
     owners: dict[IPv4Address, str] = field(default_factory=dict)
+    departed: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -43,30 +50,48 @@ def taken_addresses(api: Api, cluster: Cluster, state_dir: Path) -> TakenAddress
         seen = guest["vmid"] in present
         # What this token sees is read live below; the scan may have seen more guests, or their leases.
         addresses = [r for r in guest["addresses"] if r["family"] == "ipv4" and not (seen and r["source"] == "config")]
-        if addresses and (seen or not vmid_is_free(api, guest["vmid"])):
+        if not addresses:
+            continue
+        if seen or not vmid_is_free(api, guest["vmid"]):
             owner = f"{guest['vmid']} {guest['name']}, as the last scan saw"
             taken.owners.update((IPv4Address(r["address"]), owner) for r in addresses)
+        else:
+            taken.departed.update(str(r["mac"]).lower() for r in addresses)
     configured, unread = configured_addresses(api, cluster.guests)
     taken.owners.update(configured)
     if unread:
         taken.warnings.append(
             f"The configuration of {', '.join(unread)} could not be read, so its addresses may be given out."
         )
+    lines = Reservations(state_dir).used()
+    taken.gone = {r.operation for r in lines if _is_gone(api, cluster, r, taken.owners, complete=not unread)}
     return taken
 
 
-def answers(address: IPv4Address, *, port: int = _PROBE_PORT, seconds: float = _PROBE_SECONDS) -> bool:
-    """Whether somebody on a network of this host uses the address: an answer and a refusal both say so.
+def _is_gone(
+    api: Api, cluster: Cluster, line: Reservation, owners: Mapping[IPv4Address, str], *, complete: bool
+) -> bool:
+    """Whether the guest that the ledger gave an address to does not have it any more."""
+    if line.since >= cluster.read_at:
+        return False  # made since the cluster was read
+    row = next((r for r in cluster.guests if int(r["vmid"]) == line.vmid), None)
+    if row is None:
+        return vmid_is_free(api, line.vmid)  # or this token may only not see it
+    if not line.is_of(row):
+        return bool(row.get("name"))  # without a name nobody knows who it is
+    # A machine without cloud-init has its address only inside.
+    return complete and line.type == LXC and line.address is not None and IPv4Address(line.address) not in owners
 
-    Only neighbours are asked (SO_DONTROUTE): across a router a refusal may come from the router itself,
-    and an address nobody routes should not leave the house. Loopback answers for this host, whoever has the address.
-    """
-    if address.is_loopback:
-        return False
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
-        probe.settimeout(seconds)
-        return probe.connect_ex((str(address), port)) in (0, errno.ECONNREFUSED)
+
+def fixed_addresses(found: Found) -> dict[str, str]:
+    """The IPv4 addresses that a guest's configuration gives it, each with its MAC."""
+    records = config_addresses(guest_nics(found.type, found.config))
+    return {r["address"]: str(r["mac"] or "").lower() for r in records if r["family"] == "ipv4"}
+
+
+def guest_macs(found: Found) -> list[str]:
+    """The MACs of a guest's interfaces."""
+    return [nic.mac.lower() for nic in guest_nics(found.type, found.config) if nic.mac]
 
 
 def port_open(address: str, port: int, seconds: float) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from .errors import AlreadyExistsError, NHIError, PreflightError, ProxmoxError
 from .graph import DependencyGraph
 from .guest import Found, GuestPlan, Impact, assess_impact, guest_facts
-from .guest_addresses import TakenAddresses, taken_addresses
+from .guest_addresses import TakenAddresses, fixed_addresses, guest_macs, taken_addresses
 from .guest_apply import GuestChange
 from .guest_guards import check_made_by
 from .guest_plan import plan_absent, plan_create, plan_existing
@@ -29,7 +29,7 @@ from .guest_spec import LXC, Wanted
 from .guest_wait import Patience
 from .interrupts import Interrupts
 from .journal import Journal
-from .reservations import AppearedMeanwhileError, Choice, Reservations
+from .reservations import QUARANTINE_SECONDS, AppearedMeanwhileError, Choice, Held, Reservations
 
 _LOOKS = 3
 
@@ -48,6 +48,7 @@ class Settings:
     patience: Patience = field(default_factory=Patience)
     rescan: Rescan | None = None
     tell: Callable[[str], None] = lambda _text: None
+    quarantine_seconds: float = QUARANTINE_SECONDS
 
 
 @dataclass
@@ -68,7 +69,7 @@ class GuestManager:
         self._settings = settings
         self._operation = f"op-{uuid.uuid4().hex[:12]}"
         self._journal = Journal(settings.state_dir, self._operation, f"{wanted.name} {wanted.state}")
-        self._reservations = Reservations(settings.state_dir)
+        self._reservations = Reservations(settings.state_dir, settings.quarantine_seconds)
         self._interrupts = Interrupts()
         self._looked = False
         self._found: Found | None = None
@@ -136,7 +137,7 @@ class GuestManager:
         changer = self._changer()
         changer.destroy(plan, found)
         plan.warnings += changer.warnings
-        self._settle(plan, lambda: self._reservations.forget(found.name, found.vmid))
+        self._settle(plan, lambda: self._reservations.forget(found.name, found.vmid, fixed_addresses(found)))
         return Outcome(plan, None, self._operation)
 
     def _change(self, cluster: Cluster, found: Found) -> Outcome:
@@ -152,7 +153,8 @@ class GuestManager:
         address = None
         if plan.changed:
             changer = self._changer()
-            address = changer.change(plan, found)
+            with self._new_address(cluster, found, plan):
+                address = changer.change(plan, found)
             plan.warnings += changer.warnings
             found = read_guest(
                 self._api, {"type": found.type, "node": found.node, "vmid": found.vmid, "pool": found.pool}
@@ -167,6 +169,30 @@ class GuestManager:
         owner = taken.owners.get(wish.ip) if isinstance(wish, IPv4Interface) else None
         if owner and not owner.startswith(f"{found.vmid} "):
             raise PreflightError(f"{wish} belongs to {owner}: choose another network.ip for {found.label}")
+
+    @contextlib.contextmanager
+    def _new_address(self, cluster: Cluster, found: Found, plan: GuestPlan) -> Iterator[None]:
+        """Hold the address that the guest is to get while it gets it; the old one is free afterwards."""
+        wish = self._wanted.network.ip
+        if "network.ip" not in plan.after or not isinstance(wish, IPv4Interface):
+            yield
+            return
+
+        def choose(held: Held) -> Choice:
+            owner = held.addresses.get(wish.ip)
+            if owner not in (None, found.name):
+                raise PreflightError(f"{wish.ip} is being given to {owner}: choose another network.ip")
+            return Choice(found.vmid, wish.ip)
+
+        self._reservations.reserve(self._operation, found.name, cluster.read_at, choose)
+        try:
+            yield
+        except BaseException:
+            self._interrupts.mute()
+            with contextlib.suppress(NHIError):
+                self._reservations.release(self._operation)
+            raise
+        self._settle(plan, lambda: self._reservations.keep(self._operation, found.type, guest_macs(found)))
 
     def _impact(self, cluster: Cluster, found: Found) -> Impact:
         return assess_impact(self._settings.graph, found, cluster.running())
@@ -188,7 +214,7 @@ class GuestManager:
             taken = taken_addresses(self._api, cluster, self._settings.state_dir)
         allocator = Allocator(self._api, self._wanted, cluster, taken)
         if self._settings.check_mode:
-            choice = allocator.settle(lambda choose: choose(self._reservations.peek()))
+            choice = allocator.settle(lambda choose: choose(self._reservations.peek(taken.gone)))
             plan = self._creation_plan(site, allocator, choice, taken)
             return Outcome(plan, plan.after, self._operation)
         try:
@@ -203,7 +229,9 @@ class GuestManager:
     def _create_now(self, cluster: Cluster, site: Site, allocator: Allocator, taken: TakenAddresses) -> Outcome:
         while True:
             choice = allocator.settle(
-                lambda choose: self._reservations.reserve(self._operation, self._wanted.name, cluster.read_at, choose)
+                lambda choose: self._reservations.reserve(
+                    self._operation, self._wanted.name, cluster.read_at, choose, taken.gone
+                )
             )
             plan = self._creation_plan(site, allocator, choice, taken)
             place = site.placement(choice, allocator.interface(choice))
@@ -219,8 +247,13 @@ class GuestManager:
         facts = {**plan.after, "address": address}
         row = {"type": self._wanted.type or LXC, "node": place.node, "vmid": place.vmid, "pool": self._wanted.pool}
         self._settle(plan, lambda: self._reservations.keep(self._operation))
-        self._settle(plan, lambda: facts.update(self._facts(read_guest(self._api, row), address)))
+        self._settle(plan, lambda: facts.update(self._bound(read_guest(self._api, row), address)))
         return Outcome(plan, facts, self._operation)
+
+    def _bound(self, found: Found, address: str | None) -> dict[str, Any]:
+        """Facts of a guest that was just made, whose line in the ledger is told how to know it again."""
+        self._reservations.keep(self._operation, found.type, guest_macs(found))
+        return self._facts(found, address)
 
     def _settle(self, plan: GuestPlan, last: Callable[[], None]) -> None:
         """Do what is left after a success, which it can not turn into a failure."""
@@ -234,7 +267,7 @@ class GuestManager:
         plan = plan_create(self._wanted, place)
         plan.checks = [*site.checks, check_privileges(self._api, creation_needs(self._wanted, place, plan.actions))]
         plan.refuse_if_failed()
-        plan.warnings = list(taken.warnings)
+        plan.warnings = [*taken.warnings, *allocator.warnings]
         return plan
 
     def _changer(self) -> GuestChange:

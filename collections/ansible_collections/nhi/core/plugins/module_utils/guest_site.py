@@ -13,7 +13,7 @@ from typing import TypeVar
 from .allocation import next_address, next_vmid
 from .errors import PreflightError
 from .guest import Check
-from .guest_addresses import TakenAddresses, answers
+from .guest_addresses import TakenAddresses
 from .guest_config import DEFAULT_DISK_GIB, Placement
 from .guest_placement import (
     check_bridge,
@@ -26,9 +26,12 @@ from .guest_placement import (
 )
 from .guest_reader import Api, Cluster, bridges, guest_path, storages, template_volumes, vmid_is_free
 from .guest_spec import DEFAULT_BRIDGE, LXC, QEMU, Wanted
+from .neighbours import is_used
 from .reservations import Choice, Held
 
 _T = TypeVar("_T")
+# After which the kernel has asked a neighbour again that it remembers, and forgotten one that is gone.
+_ARP_SECONDS = 10.0
 
 
 @dataclass
@@ -131,6 +134,8 @@ class Allocator:
         self._taken = taken
         self._owners = {int(r["vmid"]): str(r.get("name") or "a guest without a name yet") for r in cluster.guests}
         self._answering: set[IPv4Address] = set()
+        self._departed: dict[IPv4Address, frozenset[str]] = {}
+        self.warnings: list[str] = []
 
     def settle(self, reserve: Callable[[Callable[[Held], Choice]], Choice]) -> Choice:
         """Reserve, then look closer without holding any lock, until a choice stands."""
@@ -175,23 +180,40 @@ class Allocator:
 
     def _choose_address(self, held: Held, vmid: int) -> IPv4Address | None:
         network = self._wanted.network
+        self._departed, self.warnings = held.departed, []
         if isinstance(network.ip, IPv4Interface):
-            owner = self._taken.owners.get(network.ip.ip) or held.addresses.get(network.ip.ip)
-            if owner:
-                raise PreflightError(f"{network.ip.ip} belongs to {owner}: choose another network.ip, or auto")
-            return network.ip.ip
+            return self._wished_address(held, network.ip.ip)
         if network.ip != "auto" or network.pool is None:
             return None
+        taken = self._taken.owners.keys() | held.addresses.keys() | self._answering
+        own = {a for a, q in held.quarantined.items() if q.name == self._wanted.name}
+        for address in sorted(own - taken):
+            if network.pool.usable(address):
+                return address  # made again: clients may still know the guest by it
         # An address numbered like the VMID is easy to remember, where the pool has it.
-        taken = self._taken.owners.keys() | held.addresses.keys()
-        return next_address(network.pool, taken, reserved=self._answering, hint=vmid)
+        resting = {a: q.until for a, q in held.quarantined.items() if a not in own}
+        return next_address(network.pool, taken, resting=resting, hint=vmid)
+
+    def _wished_address(self, held: Held, address: IPv4Address) -> IPv4Address:
+        owner = self._taken.owners.get(address) or held.addresses.get(address)
+        if owner:
+            raise PreflightError(f"{address} belongs to {owner}: choose another network.ip, or auto")
+        before, name = held.quarantined.get(address), self._wanted.name
+        if before is not None and before.name != name:
+            self.warnings.append(
+                f"{address} belonged to {before.name} until lately and is in quarantine until"
+                f" {before.until:%Y-%m-%d %H:%M:%S} UTC: others may still take {name} for it."
+            )
+        return address
 
     def _address_is_free(self, address: IPv4Address | None) -> bool:
-        if address is None or not answers(address):
+        departed = self._taken.departed | self._departed.get(address, frozenset()) if address else ()
+        fixed = isinstance(self._wanted.network.ip, IPv4Interface)
+        if address is None or not is_used(address, departed, patience=_ARP_SECONDS if fixed else 0.0):
             return True
-        if isinstance(self._wanted.network.ip, IPv4Interface):
+        if fixed:
             raise PreflightError(
-                f"{address} answers on the network, although no guest known here has it:"
+                f"{address} is in use on the network, although no guest known here has it:"
                 " choose another network.ip, or auto"
             )
         self._answering.add(address)

@@ -1,19 +1,21 @@
 # Copyright (c) 2026, NHI contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who is about to use which name, VMID and address: a small ledger, so that parallel runs never choose the same.
+"""Which names, VMIDs and addresses are taken by guests made here, or about to be: a small ledger.
 
-Proxmox VE reserves nothing, and a guest that is being created is invisible to a run that read the
-cluster a moment ago. The ledger covers that moment. It is written under the infrastructure lock, which
-is never held while a task runs.
+Proxmox VE reserves nothing, and a guest that is being created is invisible to a run that read the cluster a moment
+ago. So a run writes down what it chose before it acts (``reserved``). Once the guest exists its line is bound to it
+(``used``) and stays as long as the guest does. When the guest is gone its address rests for a while
+(``quarantined``), as others may still talk to it. The ledger is written under the infrastructure lock, which is never
+held while a task runs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -21,12 +23,15 @@ from typing import Any
 
 from .errors import NHIError, PreflightError, StateError
 from .files import discard, explain, read_if_exists, sync_directory, write_new
+from .journal import DIRECTORY as JOURNALS
 from .lock import Holder, infrastructure_lock
 
 FILE_NAME = "reservations.json"
+QUARANTINE_SECONDS = 300.0
+_VERSION = 2
 # Long after every run that could still act on an older reading of the cluster.
 _KEPT = timedelta(hours=1)
-_RESERVED, _USED = "reserved", "used"
+_RESERVED, _USED, _QUARANTINED = "reserved", "used", "quarantined"
 _LOCK_SECONDS = 60.0
 
 
@@ -44,7 +49,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Reservation:
-    """One line of the ledger."""
+    """One line of the ledger. ``operation`` is also the mark in the description of the guest that was made."""
 
     operation: str
     name: str
@@ -53,11 +58,23 @@ class Reservation:
     status: str
     at: str
     holder: dict[str, Any]
+    type: str | None = None
+    macs: list[str] = field(default_factory=list)
+    until: str | None = None
 
     @property
     def since(self) -> datetime:
         """When it was last written."""
         return datetime.fromisoformat(self.at)
+
+    @property
+    def rests_until(self) -> datetime:
+        """When a quarantined address may be given out again."""
+        return datetime.fromisoformat(self.until) if self.until else self.since
+
+    def is_of(self, row: Mapping[str, Any]) -> bool:
+        """Whether the guest that the cluster lists under this VMID is the one that was made."""
+        return row.get("name") == self.name and self.type in (None, row.get("type"))
 
     def is_abandoned(self) -> bool:
         """Whether the run that made it died before it could say what became of it."""
@@ -65,32 +82,61 @@ class Reservation:
 
 
 @dataclass(frozen=True)
+class Quarantined:
+    """An address that belonged to a guest until lately."""
+
+    name: str
+    until: datetime
+
+
+@dataclass(frozen=True)
 class Held:
-    """VMIDs and addresses that other runs hold, with who holds them."""
+    """VMIDs and addresses that others hold, with who holds them.
+
+    ``departed`` has the MACs that lately had an address and are gone: neighbours may remember them still.
+    """
 
     vmids: dict[int, str]
     addresses: dict[IPv4Address, str]
+    quarantined: dict[IPv4Address, Quarantined] = field(default_factory=dict)
+    departed: dict[IPv4Address, frozenset[str]] = field(default_factory=dict)
 
 
 class Reservations:
     """The ledger of one state directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, quarantine_seconds: float = QUARANTINE_SECONDS) -> None:
         self.directory = directory
         self._path = directory / FILE_NAME
+        self._quarantine = timedelta(seconds=quarantine_seconds)
 
-    def peek(self) -> Held:
+    def peek(self, gone: Collection[str] = ()) -> Held:
         """What is held right now, for a check run: takes no lock and writes nothing."""
-        return _held(self._read())
+        return _held(self._freed(self._read(), lambda r: r.operation in gone))
 
-    def reserve(self, operation: str, name: str, read_at: datetime, choose: Callable[[Held], Choice]) -> Choice:
+    def used(self) -> list[Reservation]:
+        """Lines of guests that were made and have an address, to be compared with what is there."""
+        return [r for r in self._read() if r.status == _USED and r.address]
+
+    def reserve(
+        self,
+        operation: str,
+        name: str,
+        read_at: datetime,
+        choose: Callable[[Held], Choice],
+        gone: Collection[str] = (),
+    ) -> Choice:
         """Let ``choose`` pick, knowing what others hold, and write it down before anybody else can pick.
 
-        ``read_at`` is when the caller read the cluster. Reserving again under the same operation replaces its line.
+        ``read_at`` is when the caller read the cluster, ``gone`` the operations whose guests it did not find there any
+        more. Reserving again under the same operation replaces its line.
         """
         with self._locked(f"reserve an address for {name}"):
             others = [r for r in self._read() if r.operation != operation]
-            others = [r for r in others if r.name != name or _still_counts(r, read_at)]
+            for other in others:
+                if other.name == name:
+                    _refuse_rival(other, read_at)
+            others = self._freed(others, lambda r: r.operation in gone and r.since < read_at)
             choice = choose(_held(others))
             holder = asdict(Holder.me(operation))
             mine = Reservation(
@@ -99,20 +145,51 @@ class Reservations:
             self._write([*others, mine])
         return choice
 
-    def keep(self, operation: str) -> None:
-        """The guest exists: hold its name and address until every run has seen it."""
-        self._rewrite(
-            operation, lambda rs: [replace(r, status=_USED, at=_now()) if r.operation == operation else r for r in rs]
-        )
+    def keep(self, operation: str, kind: str | None = None, macs: Iterable[str] = ()) -> None:
+        """The guest exists: bind the line to it. An address that it had before is free."""
+
+        def kept(lines: list[Reservation]) -> list[Reservation]:
+            mine = next((r for r in lines if r.operation == operation), None)
+            if mine is None:
+                return lines
+            new = replace(mine, status=_USED, at=_now(), type=kind or mine.type, macs=sorted(macs) or mine.macs)
+            rest = [r for r in lines if r is not mine]
+            return [*self._freed(rest, lambda r: (r.name, r.vmid) == (mine.name, mine.vmid)), new]
+
+        self._rewrite(operation, kept)
 
     def release(self, operation: str) -> None:
         """The guest was not made, or is gone again."""
         self._rewrite(operation, lambda rs: [r for r in rs if r.operation != operation])
 
-    def forget(self, name: str, vmid: int) -> None:
-        """A guest was destroyed: its name and address are free at once."""
-        if any((r.name, r.vmid) == (name, vmid) for r in self._read()):
-            self._rewrite(name, lambda rs: [r for r in rs if (r.name, r.vmid) != (name, vmid)])
+    def forget(self, name: str, vmid: int, addresses: Mapping[str, str] | None = None) -> None:
+        """A guest was destroyed: its name is free at once, its addresses (each with its MAC) after a while."""
+        had = addresses or {}
+
+        def forgotten(lines: list[Reservation]) -> list[Reservation]:
+            others = [r for r in lines if r.address not in had or (r.name, r.vmid) != (name, vmid)]
+            holder = asdict(Holder.me("destroy"))
+            return self._freed(others, lambda r: (r.name, r.vmid) == (name, vmid)) + [
+                self._rest(Reservation("destroy", name, vmid, address, _USED, _now(), holder, macs=[mac]))
+                for address, mac in had.items()
+            ]
+
+        if had or any((r.name, r.vmid) == (name, vmid) for r in self._read()):
+            self._rewrite(name, forgotten)
+
+    def _freed(self, lines: Iterable[Reservation], is_free: Callable[[Reservation], bool]) -> list[Reservation]:
+        """The lines, with those of guests that are gone resting; a line without address has nothing to rest."""
+        found: list[Reservation] = []
+        for line in lines:
+            if line.status != _USED or not is_free(line):
+                found.append(line)
+            elif line.address:
+                found.append(self._rest(line))
+        return found
+
+    def _rest(self, line: Reservation) -> Reservation:
+        until = datetime.now(UTC) + self._quarantine
+        return replace(line, status=_QUARANTINED, at=_now(), until=until.isoformat())
 
     def _rewrite(self, what: str, change: Callable[[list[Reservation]], list[Reservation]]) -> None:
         with self._locked(f"settle the reservation of {what}"):
@@ -132,16 +209,31 @@ class Reservations:
     def _read(self) -> list[Reservation]:
         try:
             raw = read_if_exists(self._path)
-            found = [] if raw is None else [Reservation(**r) for r in json.loads(raw)["reservations"]]
-            oldest = datetime.now(UTC) - _KEPT
-            return [r for r in found if r.since > oldest]
+            document = {"reservations": []} if raw is None else json.loads(raw)
+            if document.get("schema_version", _VERSION) > _VERSION:
+                raise StateError(
+                    f"{self._path} has schema version {document['schema_version']}, this NHI understands {_VERSION}:"
+                    " upgrade the collection nhi.core here"
+                )
+            found = [Reservation(**r) for r in document["reservations"]]
+            return [r for r in found if self._counts(r)]
         except OSError as e:
             raise StateError(f"{self._path} can not be read: {explain(e)}; correct state_dir or its owner") from e
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise StateError(f"{self._path} is damaged ({e}): remove it while no run is under way") from e
 
+    def _counts(self, line: Reservation) -> bool:
+        recent = line.since > datetime.now(UTC) - _KEPT
+        if line.status == _QUARANTINED:
+            return recent or line.rests_until > datetime.now(UTC)
+        if line.status == _USED:
+            return recent or line.address is not None
+        if (self.directory / JOURNALS / f"{line.operation}.jsonl").exists():
+            return True  # under way, or cut off and not settled: its guest may be there
+        return recent and not line.is_abandoned()  # before its first step nothing was made
+
     def _write(self, reservations: list[Reservation]) -> None:
-        document = {"schema_version": 1, "reservations": [asdict(r) for r in reservations]}
+        document = {"schema_version": _VERSION, "reservations": [asdict(r) for r in reservations]}
         new = self._path.with_suffix(".json.tmp")
         try:
             write_new(new, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
@@ -152,25 +244,29 @@ class Reservations:
         sync_directory(self.directory)
 
 
-def _still_counts(other: Reservation, read_at: datetime) -> bool:
-    """Judge another run's line for our name: False when it is over; raises when it is not."""
-    if other.is_abandoned():
-        return False
-    if other.status == _RESERVED:
+def _refuse_rival(other: Reservation, read_at: datetime) -> None:
+    """Judge another run's line for our name: raises when the guest is being made, or was since we looked."""
+    if other.status == _RESERVED and not other.is_abandoned():
         who = Holder(**other.holder)
         raise PreflightError(
             f"{other.name} is being made as VMID {other.vmid} right now: {who}; run again when it is done"
         )
-    if other.since >= read_at:
+    if other.status == _USED and other.since >= read_at:
         raise AppearedMeanwhileError(f"{other.name} was made as VMID {other.vmid} meanwhile; run again")
-    return False  # the caller read the cluster later than this, and the guest was not there
 
 
 def _held(reservations: list[Reservation]) -> Held:
-    # An abandoned run may have made its guest after all, so its VMID and address stay held until the line expires.
+    now = datetime.now(UTC)
+    with_address = [(IPv4Address(r.address), r) for r in reservations if r.address]
+    resting = [(address, r) for address, r in with_address if r.status == _QUARANTINED]
+    departed: dict[IPv4Address, frozenset[str]] = {}
+    for address, line in resting:
+        departed[address] = departed.get(address, frozenset()) | {mac.lower() for mac in line.macs}
     return Held(
         {r.vmid: r.name for r in reservations if r.status == _RESERVED},
-        {IPv4Address(r.address): r.name for r in reservations if r.address},
+        {address: r.name for address, r in with_address if r.status != _QUARANTINED},
+        {address: Quarantined(r.name, r.rests_until) for address, r in resting if r.rests_until > now},
+        departed,
     )
 
 

@@ -194,6 +194,13 @@ options:
     description: VMID of the Brain. It is never destroyed, and neither is a guest with the tag C(brain).
     type: int
     default: 100
+  address_quarantine:
+    description:
+      - Seconds for which V(auto) does not choose the address of a guest that was destroyed or has another address now,
+        as others may still talk to it. A guest of the same name gets its own address back at once.
+      - An address of O(network.ip) is given to the guest in any case, with a warning.
+    type: int
+    default: 300
   catalogue:
     description:
       - Entries of the service catalogue, as P(nhi.core.nhi_catalogue#lookup) returns them, so that C(state.json) tells
@@ -421,6 +428,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "known_hosts": {"type": "path"},
     "dependency_graph": {"type": "path"},
     "brain_vmid": {"type": "int", "default": 100},
+    "address_quarantine": {"type": "int", "default": 300},
     "catalogue": {"type": "list", "elements": "dict", "default": []},
 }
 
@@ -439,6 +447,7 @@ def settings_from_params(
         allow_impact=params["allow_impact"],
         made_by=params["made_by"],
         patience=Patience(params["wait"], params["wait_timeout"], params["shutdown_timeout"], params["wait_port"]),
+        quarantine_seconds=max(0, params["address_quarantine"]),
         rescan=Rescan(state_dir, endpoint, "nhi_vm", load_catalogue(params["catalogue"])),
         tell=tell,
     )

@@ -49,6 +49,7 @@ class FakeProxmox:
         self.snapshots_possible = True
         self.backups: dict[str, dict[str, Any]] = {}
         self.task_warnings = 0
+        self.macs = False
 
     def add(self, vmid: int, name: str, kind: str = "lxc", *, running: bool = False, **config: Any) -> None:
         key = "hostname" if kind == "lxc" else "name"
@@ -164,6 +165,8 @@ class FakeProxmox:
         if "rootfs" in config:
             storage, _colon, size = config["rootfs"].partition(":")
             config["rootfs"] = f"{storage}:vm-{vmid}-disk-0,size={size}G"
+        if self.macs:
+            config["net0"] += f",hwaddr=BC:24:11:00:00:{vmid:02X}"
         self.guests[vmid] = {
             "type": kind,
             "running": False,

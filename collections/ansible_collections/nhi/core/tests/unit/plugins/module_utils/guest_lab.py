@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager, Outcome, Settings
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_wait import Patience
-from ansible_collections.nhi.core.plugins.module_utils.reservations import Reservations
+from ansible_collections.nhi.core.plugins.module_utils.reservations import Choice, Reservations
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.fake_proxmox import FakeProxmox
 
 NETWORK = {"range": "10.99.0.105-10.99.0.199", "prefix": 24, "gateway": "10.99.0.1"}
@@ -28,6 +32,14 @@ class GuestLab:
         wanted = wanted_from_params({"state": "present", "vmid_range": "105-199", **options})
         settings = {"patience": Patience(task=1.0), "tell": self.told.append, **settings}
         return GuestManager(self.pve, wanted, Settings(self.state_dir, **settings)).run()
+
+    @contextlib.contextmanager
+    def holding(self, operation: str, name: str, address: str) -> Iterator[None]:
+        """While another run is about to use an address."""
+        ledger = Reservations(self.state_dir)
+        ledger.reserve(operation, name, datetime.now(UTC), lambda _held: Choice(150, IPv4Address(address)))
+        yield
+        ledger.release(operation)
 
     def reserved(self) -> list[str]:
         return sorted(map(str, Reservations(self.state_dir).peek().addresses))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import PreflightError
-from ansible_collections.nhi.core.plugins.module_utils.guest_addresses import answers, port_open
+from ansible_collections.nhi.core.plugins.module_utils.guest_addresses import port_open
 from ansible_collections.nhi.core.plugins.module_utils.guest_config import drift, memory_mib, root_disk, size_gib
 from ansible_collections.nhi.core.plugins.module_utils.guest_placement import (
     choose_clone_source,
@@ -24,6 +24,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_spec import (
     with_marker,
 )
 from ansible_collections.nhi.core.plugins.module_utils.guest_undo import inverse
+from ansible_collections.nhi.core.plugins.module_utils.neighbours import answers
 from hypothesis import given
 from hypothesis import strategies as st
 
