@@ -95,33 +95,6 @@ def test_a_guest_from_birth_to_end(operator: Operator, vm: Callable[..., Any]) -
     assert guests(operator) == {}
 
 
-def test_twenty_runs_at_once_share_no_vmid_and_no_address(operator: Operator, vm: Callable[..., Any]) -> None:
-    def make(number: int) -> dict[str, Any]:
-        result: dict[str, Any] = vm(**{**REDIS, "name": f"cache-{number}"})
-        return result
-
-    with ThreadPoolExecutor(20) as threads:
-        made = list(threads.map(make, range(20)))
-    assert [r["msg"] for r in made if r.get("failed")] == []
-    assert len({r["vm"]["vmid"] for r in made}) == 20
-    assert len({r["vm"]["address"] for r in made}) == 20
-    assert len(guests(operator)) == 20
-
-
-def test_two_runs_for_one_name_make_one_guest(operator: Operator, vm: Callable[..., Any]) -> None:
-    operator.lab.fault("set", "slow", "--path", "/nodes/*/lxc", "--delay", "0.5")
-    with ThreadPoolExecutor(2) as threads:
-        made = list(threads.map(lambda _: vm(**REDIS), range(2)))
-    assert list(guests(operator).values()) == ["redis-cache"]
-    for result in made:
-        assert (
-            not result.get("failed")
-            or "is being made as VMID 105 right now" in result["msg"]
-            or ("is locked (create)" in result["msg"])
-        )
-    assert any(not r.get("failed") for r in made)
-
-
 def test_a_vmid_taken_between_plan_and_create_is_left_to_its_owner(operator: Operator, vm: Callable[..., Any]) -> None:
     operator.lab.fault("set", "vmid-taken", "--count", "1")
     made = vm(**REDIS)

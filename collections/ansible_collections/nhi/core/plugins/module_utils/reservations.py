@@ -137,7 +137,7 @@ class Reservations:
                 if other.name == name:
                     _refuse_rival(other, read_at)
             others = self._freed(others, lambda r: r.operation in gone and r.since < read_at)
-            choice = choose(_held(others))
+            choice = choose(_held(others, read_at))
             holder = asdict(Holder.me(operation))
             mine = Reservation(
                 operation, name, choice.vmid, str(choice.address) if choice.address else None, _RESERVED, _now(), holder
@@ -255,15 +255,17 @@ def _refuse_rival(other: Reservation, read_at: datetime) -> None:
         raise AppearedMeanwhileError(f"{other.name} was made as VMID {other.vmid} meanwhile; run again")
 
 
-def _held(reservations: list[Reservation]) -> Held:
+def _held(reservations: list[Reservation], read_at: datetime | None = None) -> Held:
+    """What the lines hold; a VMID only until the caller's reading of the cluster shows it."""
     now = datetime.now(UTC)
+    new = [r for r in reservations if r.status == _USED and r.since >= (read_at or now)]
     with_address = [(IPv4Address(r.address), r) for r in reservations if r.address]
     resting = [(address, r) for address, r in with_address if r.status == _QUARANTINED]
     departed: dict[IPv4Address, frozenset[str]] = {}
     for address, line in resting:
         departed[address] = departed.get(address, frozenset()) | {mac.lower() for mac in line.macs}
     return Held(
-        {r.vmid: r.name for r in reservations if r.status == _RESERVED},
+        {r.vmid: r.name for r in (*new, *(r for r in reservations if r.status == _RESERVED))},
         {address: r.name for address, r in with_address if r.status != _QUARANTINED},
         {address: Quarantined(r.name, r.rests_until) for address, r in resting if r.rests_until > now},
         departed,

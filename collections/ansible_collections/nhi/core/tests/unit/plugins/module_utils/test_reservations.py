@@ -173,6 +173,13 @@ def test_a_ledger_of_a_later_version_is_refused(tmp_path: Path) -> None:
         Reservations(tmp_path).peek()
 
 
+def test_the_vmid_of_a_guest_that_was_made_since_the_cluster_was_read_is_not_tried(tmp_path: Path) -> None:
+    ledger, read_at = Reservations(tmp_path), now()
+    made(ledger, "op-1", "redis")
+    assert ledger.reserve("op-2", "other", read_at, choose).vmid == 106
+    assert ledger.reserve("op-3", "third", now(), choose).vmid == 105, "a later reading knows better"
+
+
 def test_a_name_that_another_run_is_making_is_refused_with_who_it_is(tmp_path: Path) -> None:
     ledger = Reservations(tmp_path)
     ledger.reserve("op-1", "redis", now(), lambda _: HERE)
