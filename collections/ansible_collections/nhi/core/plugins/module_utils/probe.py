@@ -245,7 +245,7 @@ async def _postgres_message(reader: asyncio.StreamReader) -> bytes:
 
 
 async def _mysql(target: Target) -> ProbeResult:
-    """Read the greeting. Servers count sessions that end there, and block the host at max_connect_errors."""
+    """Read the greeting. Without skip_name_resolve a server counts sessions that end there, and blocks us some day."""
     packet = await _exchange(target, b"", _mysql_packet)
     kind, body = packet[:1], packet[1:]
     if kind == bytes([_MYSQL_ERROR]):
