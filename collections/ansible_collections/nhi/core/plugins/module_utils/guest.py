@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import PreflightError
 from .graph import CRITICALITIES, DependencyGraph
-from .guest_config import fixed_address, flag, memory_mib
+from .guest_config import fixed_address, fixed_address6, flag, memory_mib
+from .guest_interfaces import interface_facts
 from .guest_spec import KINDS, split_marker, split_tags
 
 CREATE, CLONE, CONFIGURE, RESIZE = "create", "clone", "configure", "resize"
@@ -32,6 +33,8 @@ class Found:
     lock: str | None = None
     # The task that holds the lock, in words; None when nobody knows.
     holder: str | None = None
+    # Options that were changed and wait for its next restart; None when nobody knows.
+    pending: Sequence[str] | None = None
 
     @property
     def label(self) -> str:
@@ -113,6 +116,8 @@ class GuestPlan:
     after: dict[str, Any] = field(default_factory=dict)
     impact: Impact = field(default_factory=Impact)
     restart_required: list[str] = field(default_factory=list)
+    # What this run changes for the next restart only, with the option of the configuration that holds it.
+    waiting: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     idle: str = "Nothing to do."  # what to say when there are no actions
 
@@ -166,7 +171,7 @@ def assess_impact(graph: DependencyGraph | None, guest: Found, running: Mapping[
 
 def guest_facts(found: Found) -> dict[str, Any]:
     """A guest in the operator's words, as modules return it."""
-    address = fixed_address(found.config, found.type)
+    address = fixed_address(found.config, found.type) or fixed_address6(found.config, found.type)
     return {
         "vmid": found.vmid,
         "name": found.name,
@@ -181,4 +186,6 @@ def guest_facts(found: Found) -> dict[str, Any]:
         "protection": found.protected,
         "onboot": flag(found.config.get("onboot")),
         "description": split_marker(found.config.get("description"))[0],
+        "networks": interface_facts(found.config, found.type),
+        "managed": found.operation is not None,
     }

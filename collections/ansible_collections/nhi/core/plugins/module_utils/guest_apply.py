@@ -19,7 +19,8 @@ from .errors import (
     UnreachableError,
 )
 from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, REPLACE, RESIZE, START, STOP, Action, Found, GuestPlan
-from .guest_config import Placement, after_clone, clone_qemu, create_lxc, create_qemu, root_disk
+from .guest_config import Placement
+from .guest_creation import after_clone, clone_drift, clone_guest, create_lxc, create_qemu, new_address
 from .guest_doubt import was_done
 from .guest_reader import Api, guest_path, read_guest, refuse_if_changed
 from .guest_record import DONE, MADE, MAKE, REFUSED, TASK, GuestRecord, Target, target_entry
@@ -94,7 +95,7 @@ class GuestChange:
         operation = self._journal.operation
         if how == CLONE:
             path = guest_path(kind, place.clone_node or place.node, place.clone_of or 0, "clone")
-            data = clone_qemu(self._wanted, place, operation)
+            data = clone_guest(self._wanted, place, operation)
         else:
             data = (create_lxc if kind == LXC else create_qemu)(self._wanted, place, operation)
         self._make(kind, place, path, data)
@@ -131,12 +132,11 @@ class GuestChange:
 
     def _grow_clone(self, kind: str, place: Placement) -> None:
         clone = self._reread(kind, place.node, place.vmid)
-        disk, present = root_disk(clone.config, kind)
-        if present is not None and (self._wanted.disk_gib or 0) > present:
-            self._resize(clone, {"disk": disk, "size": f"{self._wanted.disk_gib}G"})
+        for disk, size in clone_drift(self._wanted, clone.config).grow:
+            self._resize(clone, {"disk": disk, "size": f"{size}G"})
 
     def _settled_address(self, kind: str, place: Placement) -> str | None:
-        fixed = str(place.address.ip) if place.address else None
+        fixed = new_address(self._wanted, place)
         # A machine with an empty disk has no system that could report anything.
         if self._wanted.state != "started" or (kind != LXC and not place.clone_of):
             return fixed

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from .graph import DependencyGraph
 from .guest import Found, GuestPlan, Impact, assess_impact, guest_facts
 from .guest_addresses import TakenAddresses, fixed_addresses, guest_macs, taken_addresses
 from .guest_apply import GuestChange
+from .guest_config import restart_words
 from .guest_guards import check_made_by
 from .guest_plan import plan_absent, plan_create, plan_existing
 from .guest_privileges import change_needs, check_privileges, creation_needs
-from .guest_reader import Api, Cluster, find_row, live_address, read_cluster, read_guest
+from .guest_reader import Api, Cluster, find_row, live_address, read_cluster, read_guest, read_pending
 from .guest_record import guests_of
 from .guest_rescan import Rescan
 from .guest_site import Allocator, Site, choose_site
@@ -141,8 +142,9 @@ class GuestManager:
         return Outcome(plan, None, self._operation)
 
     def _change(self, cluster: Cluster, found: Found) -> Outcome:
+        found = replace(found, pending=read_pending(self._api, found))
         plan = plan_existing(self._wanted, found, self._impact(cluster, found))
-        if "network.ip" in plan.after:
+        if any(what.startswith("network") for what in plan.after):
             self._refuse_taken_address(cluster, found, plan)
         if plan.changed:
             plan.checks.append(check_privileges(self._api, change_needs(found, plan.actions)))
@@ -159,16 +161,21 @@ class GuestManager:
             found = read_guest(
                 self._api, {"type": found.type, "node": found.node, "vmid": found.vmid, "pool": found.pool}
             )
+            pending = read_pending(self._api, found)
+            if pending is not None:
+                plan.restart_required = restart_words(pending, plan.waiting)
         return Outcome(plan, self._facts(found, address), self._operation)
 
     def _refuse_taken_address(self, cluster: Cluster, found: Found, plan: GuestPlan) -> None:
         others = Cluster([r for r in cluster.rows if r.get("vmid") != found.vmid], cluster.read_at)
         taken = taken_addresses(self._api, others, self._settings.state_dir)
         plan.warnings += taken.warnings
-        wish = self._wanted.network.ip
-        owner = taken.owners.get(wish.ip) if isinstance(wish, IPv4Interface) else None
-        if owner and not owner.startswith(f"{found.vmid} "):
-            raise PreflightError(f"{wish} belongs to {owner}: choose another network.ip for {found.label}")
+        for network in self._wanted.networks:
+            owner = taken.owners.get(network.ip.ip) if isinstance(network.ip, IPv4Interface) else None
+            if owner and not owner.startswith(f"{found.vmid} "):
+                raise PreflightError(
+                    f"{network.ip} belongs to {owner}: choose another {network.label}.ip for {found.label}"
+                )
 
     @contextlib.contextmanager
     def _new_address(self, cluster: Cluster, found: Found, plan: GuestPlan) -> Iterator[None]:
@@ -209,8 +216,9 @@ class GuestManager:
 
     def _create(self, cluster: Cluster) -> Outcome:
         site = choose_site(self._api, cluster, self._wanted)
+        self._wanted = replace(self._wanted, type=site.kind)
         taken = TakenAddresses()
-        if self._wanted.network.ip not in (None, "dhcp"):
+        if any(n.ip not in (None, "dhcp", "manual") for n in self._wanted.networks):
             taken = taken_addresses(self._api, cluster, self._settings.state_dir)
         allocator = Allocator(self._api, self._wanted, cluster, taken)
         if self._settings.check_mode:
@@ -267,7 +275,7 @@ class GuestManager:
         plan = plan_create(self._wanted, place)
         plan.checks = [*site.checks, check_privileges(self._api, creation_needs(self._wanted, place, plan.actions))]
         plan.refuse_if_failed()
-        plan.warnings = [*taken.warnings, *allocator.warnings]
+        plan.warnings = [*site.warnings, *taken.warnings, *allocator.warnings]
         return plan
 
     def _changer(self) -> GuestChange:

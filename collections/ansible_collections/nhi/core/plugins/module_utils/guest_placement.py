@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import PreflightError
-from .guest_config import flag, root_disk
-from .guest_spec import QEMU
+from .guest_config import flag
+from .guest_spec import QEMU, Wanted
 
 Row = Mapping[str, Any]
 _GIB = 1 << 30
@@ -71,27 +71,21 @@ def choose_template(volumes: Sequence[str], wanted: str | None, node: str) -> st
     return max(fit, key=_version)
 
 
-def choose_clone_source(rows: Iterable[Row], wanted: str) -> Row:
-    """The QEMU template guest of that name or VMID."""
-    templates = [r for r in rows if r.get("type") == "qemu" and flag(r.get("template"))]
-    fit = [r for r in templates if wanted in (str(r["vmid"]), r.get("name"))]
-    names = ", ".join(f"{r.get('name', '(no name yet)')} ({r['vmid']} on {r['node']})" for r in templates) or "none"
+def choose_clone_source(rows: Iterable[Row], wanted: Wanted) -> Row:
+    """The guest to clone, by name or VMID; the option ``template`` means a VM template only."""
+    wish = str(wanted.source)
+    if wanted.clone is None:
+        rows = [r for r in rows if r.get("type") == QEMU and flag(r.get("template"))]
+        what, option = "a VM template that this token can see; templates", "template"
+    else:
+        rows, what, option = list(rows), "a guest that this token can see; guests", "clone"
+    fit = [r for r in rows if wish in (str(r["vmid"]), r.get("name"))]
+    names = ", ".join(f"{r.get('name') or '(no name yet)'} ({r['vmid']} on {r['node']})" for r in rows) or "none"
     if not fit:
-        raise PreflightError(f"template {wanted} is not a VM template that this token can see; templates: {names}")
+        raise PreflightError(f"{option} {wish} is not {what}: {names}")
     if len(fit) > 1:
-        raise PreflightError(f"template {wanted} is ambiguous: give the VMID of one of {names}")
+        raise PreflightError(f"{option} {wish} is ambiguous: give the VMID of one of {names}")
     return fit[0]
-
-
-def check_clone_disk(config: Row, disk_gib: int, template: str) -> str:
-    """Refuse a disk smaller than the template's: it would be made larger than asked for, and never be corrected."""
-    name, present = root_disk(config, QEMU)
-    if present is not None and disk_gib < present:
-        raise PreflightError(
-            f"the disk {name} of template {template} has {present:g} GiB and a clone can not shrink to {disk_gib} GiB:"
-            f" set disk to {present:g} or more, or leave it out"
-        )
-    return f"{name} of {disk_gib} GiB"
 
 
 def check_bridge(rows: Iterable[Row], bridge: str, node: str) -> str:

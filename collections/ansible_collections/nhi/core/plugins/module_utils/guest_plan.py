@@ -26,8 +26,11 @@ from .guest import (
     guest_facts,
 )
 from .guest_checks import check_confirmed, check_dependents, check_unlocked, check_unprotected, is_brain
-from .guest_config import Drift, Placement, drift
-from .guest_spec import DEFAULT_BRIDGE, KINDS, LXC, QEMU, Wanted
+from .guest_config import Drift, Placement, flag, memory_mib, restart_words
+from .guest_creation import new_address
+from .guest_drift import drift
+from .guest_interfaces import clone_interfaces, interface_facts, new_interfaces
+from .guest_spec import DEFAULT_BRIDGE, KINDS, LXC, Wanted
 
 
 def plan_create(wanted: Wanted, place: Placement) -> GuestPlan:
@@ -38,10 +41,10 @@ def plan_create(wanted: Wanted, place: Placement) -> GuestPlan:
     plan.actions.append(Action(CLONE if place.clone_of else CREATE, _creation_sentence(wanted, place, label)))
     if place.clone_of:
         plan.actions.append(Action(CONFIGURE, f"Give {label} its own size, network and SSH keys"))
-        if wanted.disk_gib:
-            plan.actions.append(
-                Action(RESIZE, f"Grow the disk of {label} to {wanted.disk_gib} GiB where it is smaller")
-            )
+        if wanted.disk_gib or wanted.volumes:
+            sizes = [f"the disk of {label} to {wanted.disk_gib} GiB"] if wanted.disk_gib else []
+            sizes += [f"{v.id} to {v.size_gib} GiB" for v in wanted.volumes if v.size_gib]
+            plan.actions.append(Action(RESIZE, f"Grow {' and '.join(sizes)} where it is smaller"))
     if wanted.state == "started":
         plan.actions.append(Action(START, f"Start {label}"))
     if wanted.protection:
@@ -59,7 +62,9 @@ def plan_existing(wanted: Wanted, found: Found, impact: Impact) -> GuestPlan:
     plan.before.update(difference.before)
     plan.after.update(difference.after)
     restarted = any(a.kind == STOP for a in plan.actions) or not found.running
-    plan.restart_required = [] if restarted else difference.needs_restart
+    plan.waiting = {} if restarted else difference.needs_restart
+    present = [] if restarted else found.pending or []
+    plan.restart_required = restart_words({*present, *plan.waiting.values()}, plan.waiting)
     if wanted.pool and found.pool != wanted.pool:
         plan.warnings.append(
             f"{found.label} is in pool {found.pool or '(none)'}, not {wanted.pool}: a pool is set at creation only"
@@ -94,7 +99,9 @@ def plan_absent(
 def describe_drift(difference: Drift) -> str:
     """``memory 512 -> 1024, tags ...`` for a sentence."""
     return ", ".join(
-        f"{k} {_plain(difference.before[k])} -> {_plain(v)}" for k, v in difference.after.items() if k != "disk"
+        f"{k} {_plain(difference.before[k])} -> {_plain(v)}"
+        for k, v in difference.after.items()
+        if k != "disk" and not k.endswith(".size")
     )
 
 
@@ -102,8 +109,7 @@ def _plan_drift(plan: GuestPlan, difference: Drift, found: Found) -> None:
     if difference.set or difference.delete:
         data = {**difference.set, "delete": ",".join(difference.delete) or None, "digest": found.config.get("digest")}
         plan.actions.append(Action(CONFIGURE, f"Set on {found.label}: {describe_drift(difference)}", data))
-    if difference.grow:
-        disk, size = difference.grow
+    for disk, size in difference.grow:
         data = {"disk": disk, "size": f"{size}G"}
         plan.actions.append(Action(RESIZE, f"Grow {disk} of {found.label} to {size} GiB", data))
 
@@ -136,7 +142,9 @@ def _refuse_other_kind(wanted: Wanted, found: Found) -> None:
 
 def _creation_sentence(wanted: Wanted, place: Placement, label: str) -> str:
     if place.clone_of:
-        origin = f"as a clone of VM {place.clone_of}"
+        how = "" if place.full else "linked "
+        snapshot = f" at snapshot {place.snapname}" if place.snapname else ""
+        origin = f"as a {how}clone of {KINDS[wanted.type or LXC]} {place.clone_of}{snapshot}"
     elif place.template:
         origin = f"from {place.template}"
     else:
@@ -147,10 +155,13 @@ def _creation_sentence(wanted: Wanted, place: Placement, label: str) -> str:
         f"{wanted.disk_gib} GiB" if wanted.disk_gib else "",
         f"on {place.storage}" if place.storage else "",
     )
-    address = place.address or "an address by DHCP"
+    more = len(wanted.more_networks)
+    address = place.address or wanted.network.ip6 or "an address by DHCP"
+    bridge = f"{wanted.network.bridge or DEFAULT_BRIDGE}{f' VLAN {wanted.network.tag}' if wanted.network.tag else ''}"
+    others = f" and {more} more interface{'s' if more > 1 else ''}" if more else ""
     return (
         f"Create {label} on {place.node} {origin} ({', '.join(filter(None, size)) or 'default size'}),"
-        f" {address} on {wanted.network.bridge or DEFAULT_BRIDGE}"
+        f" {address} on {bridge}{others}"
     )
 
 
@@ -161,15 +172,23 @@ def _new_facts(wanted: Wanted, place: Placement, kind: str) -> dict[str, Any]:
         "type": kind,
         "node": place.node,
         "status": "running" if wanted.state == "started" else "stopped",
-        "address": str(place.address.ip) if place.address else None,
-        "cores": wanted.cores,
-        "memory": wanted.memory_mib if kind == QEMU and place.clone_of else wanted.memory_mib or 512,
+        "address": new_address(wanted, place),
+        "cores": wanted.cores or int(place.source.get("cores") or 0) or None,
+        "memory": wanted.memory_mib or memory_mib(place.source),
         "tags": list(wanted.all_tags() or ()),
         "pool": wanted.pool,
         "protection": bool(wanted.protection),
-        "onboot": bool(wanted.onboot),
+        "onboot": flag(place.source.get("onboot")) if wanted.onboot is None else wanted.onboot,
         "description": wanted.description or "",
+        "networks": _new_networks(wanted, place, kind),
+        "managed": True,
     }
+
+
+def _new_networks(wanted: Wanted, place: Placement, kind: str) -> list[dict[str, Any]]:
+    if place.clone_of:
+        return interface_facts(clone_interfaces(wanted, place, place.source, kind), kind)
+    return interface_facts(new_interfaces(wanted, place, kind), kind)
 
 
 def _plain(value: Any) -> str:

@@ -5,22 +5,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, REPLACE, RESIZE, START, STOP, Action, Check, Found
-from .guest_config import Placement
+from .guest_config import Placement, storages_of
+from .guest_interfaces import bridges_of
 from .guest_reader import Api
-from .guest_spec import DEFAULT_BRIDGE, Wanted
+from .guest_spec import DEFAULT_BRIDGE, QEMU, Wanted
 
-_OF_OPTION = {
-    "cores": "VM.Config.CPU",
-    "memory": "VM.Config.Memory",
-    "net0": "VM.Config.Network",
-    "ipconfig0": "VM.Config.Network",
-    "nameserver": "VM.Config.Network",
-    "features": "VM.Allocate",
-}
+_OF_OPTION = (
+    (re.compile(r"cores|cpu"), "VM.Config.CPU"),
+    (re.compile(r"memory|swap|balloon"), "VM.Config.Memory"),
+    (re.compile(r"(?:net|ipconfig)\d+|nameserver|searchdomain"), "VM.Config.Network"),
+    (re.compile(r"ciuser|cipassword|sshkeys"), "VM.Config.Cloudinit"),
+    (re.compile(r"mp\d+"), "VM.Config.Disk"),
+    (re.compile(r"features"), "VM.Allocate"),
+)
 _OF_ACTION = {
     RESIZE: "VM.Config.Disk",
     START: "VM.PowerMgmt",
@@ -54,29 +57,55 @@ def creation_needs(wanted: Wanted, place: Placement, actions: Iterable[Action]) 
     if CREATE in kinds or CONFIGURE in kinds:
         privileges += ["VM.Config.Disk"] if CREATE in kinds else []
         privileges += ["VM.Config.Network", "VM.Config.Options"]
-        privileges += [_OF_OPTION[o] for o, v in (("cores", wanted.cores), ("memory", wanted.memory_mib)) if v]
+        given: dict[str, Any] = {
+            "cores": wanted.cores,
+            "memory": wanted.memory_mib,
+            "swap": wanted.swap_mib,
+            "cpu": wanted.cpu,
+        }
+        given |= {"ciuser": wanted.ciuser or wanted.cipassword, "balloon": wanted.balloon_mib}
+        given |= {"sshkeys": wanted.type == QEMU and wanted.ssh_public_keys, "mp0": wanted.volumes}
+        privileges += [_privilege(option) for option, value in given.items() if value]
     needs = [Need(p, guest) for p in privileges]
     needs += [Need(_OF_ACTION[k], guest) for k in sorted(kinds) if k in _OF_ACTION]
     if CLONE in kinds:
         needs.append(Need("VM.Clone", (f"/vms/{place.clone_of}",)))
-    if place.storage:
-        needs.append(Need("Datastore.AllocateSpace", (f"/storage/{place.storage}",)))
-    needs.append(Need("SDN.Use", (f"/sdn/zones/localnetwork/{wanted.network.bridge or DEFAULT_BRIDGE}",)))
+    disks = {place.storage} if place.storage else set(storages_of(place.source))
+    disks |= {volume.storage for volume in wanted.volumes if volume.storage}
+    needs += [Need("Datastore.AllocateSpace", (f"/storage/{name}",)) for name in sorted(filter(None, disks))]
+    # A clone is first of all connected like its source.
+    nets = [*bridges_of(place.source), *((n.bridge or DEFAULT_BRIDGE, n.tag or 0) for n in wanted.networks)]
+    needs += [Need("SDN.Use", (_bridge_path(bridge, tag),)) for bridge, tag in nets]
     return list(dict.fromkeys(needs))
+
+
+def _privilege(option: str) -> str:
+    return next((privilege for shape, privilege in _OF_OPTION if shape.fullmatch(option)), "VM.Config.Options")
+
+
+def _bridge_path(bridge: str, tag: int) -> str:
+    """A VLAN of a bridge has a path of its own, below the bridge's."""
+    return f"/sdn/zones/localnetwork/{bridge}" + (f"/{tag}" if tag else "")
 
 
 def change_needs(found: Found, actions: Iterable[Action]) -> list[Need]:
     """What changing or destroying a guest that is there needs."""
     guest = (f"/vms/{found.vmid}",)
     privileges: list[str] = []
+    more: list[Need] = []
     for action in actions:
         if action.kind == CONFIGURE:
             deleted = str(action.data.get("delete") or "").split(",")
             options = [o for o in (*action.data, *deleted) if o and o not in _NOT_OPTIONS]
-            privileges += [_OF_OPTION.get(o, "VM.Config.Options") for o in options]
+            privileges += [_privilege(option) for option in options]
+            old = set(bridges_of(found.config))
+            new = [net for net in bridges_of(action.data) if net not in old]
+            more += [Need("SDN.Use", (_bridge_path(bridge, tag),)) for bridge, tag in new]
+            disks = [s for s in storages_of(action.data) if s not in storages_of(found.config)]
+            more += [Need("Datastore.AllocateSpace", (f"/storage/{name}",)) for name in disks]
         else:
             privileges.append(_OF_ACTION[action.kind])
-    return [Need(p, guest) for p in dict.fromkeys(privileges)]
+    return [*(Need(p, guest) for p in dict.fromkeys(privileges)), *dict.fromkeys(more)]
 
 
 def restore_needs(

@@ -30,7 +30,7 @@ from .errors import (
     UnreachableError,
 )
 from .guest import Found
-from .guest_config import fixed_address, flag
+from .guest_config import fixed_address, flag, waiting_options
 from .guest_spec import KINDS, LXC
 from .proxmox_tasks import TaskResult
 
@@ -150,6 +150,20 @@ def read_guest(api: Api, row: Row) -> Found:
         lock=lock,
         holder=_lock_holder(api, node, vmid) if lock else None,
     )
+
+
+def read_pending(api: Api, found: Found) -> list[str] | None:
+    """Options of a running guest that wait for its next restart; None when nobody can tell."""
+    if not found.running:
+        return []
+    try:
+        entries = list(api.get(guest_path(found.type, found.node, found.vmid, "pending")))
+        if found.type != LXC:
+            # What cloud-init is told at the next start has a list of its own.
+            entries += api.get(guest_path(found.type, found.node, found.vmid, "cloudinit"))
+    except ProxmoxError:
+        return None  # a help to the operator, and nothing to fail for
+    return waiting_options(entries)
 
 
 def refuse_if_changed(api: Api, found: Found) -> None:

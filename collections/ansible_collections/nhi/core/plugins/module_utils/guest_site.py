@@ -5,27 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .allocation import next_address, next_vmid
 from .errors import PreflightError
 from .guest import Check
 from .guest_addresses import TakenAddresses
-from .guest_config import DEFAULT_DISK_GIB, Placement
-from .guest_placement import (
-    check_bridge,
-    check_clone_disk,
-    check_pool,
-    choose_clone_source,
-    choose_node,
-    choose_storage,
-    choose_template,
-)
-from .guest_reader import Api, Cluster, bridges, guest_path, storages, template_volumes, vmid_is_free
-from .guest_spec import DEFAULT_BRIDGE, LXC, QEMU, Wanted
+from .guest_clone import CloneSource, choose_clone_node, clone_problems, clone_warnings, read_source
+from .guest_config import DEFAULT_DISK_GIB, Placement, root_disk
+from .guest_drift import volume_text
+from .guest_extras import NESTING, check_features
+from .guest_placement import check_bridge, check_pool, choose_node, choose_storage, choose_template
+from .guest_reader import Api, Cluster, bridges, storages, template_volumes, vmid_is_free
+from .guest_spec import DEFAULT_BRIDGE, LXC, Wanted
 from .neighbours import is_used
 from .reservations import Choice, Held
 
@@ -39,11 +35,14 @@ class Site:
     """Where the guest goes; ``checks`` say what was looked at."""
 
     node: str = ""
+    kind: str = LXC
     storage: str | None = None
     template: str | None = None
-    clone_of: int | None = None
-    clone_node: str | None = None
+    source: CloneSource | None = None
+    snapname: str | None = None
+    full: bool = True
     checks: list[Check] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def placement(self, choice: Choice, address: IPv4Interface | None) -> Placement:
         """With the VMID and the address that were chosen."""
@@ -52,9 +51,12 @@ class Site:
             vmid=choice.vmid,
             storage=self.storage,
             template=self.template,
-            clone_of=self.clone_of,
-            clone_node=self.clone_node,
+            clone_of=self.source.vmid if self.source else None,
+            clone_node=self.source.node if self.source else None,
             address=address,
+            source=self.source.config if self.source else {},
+            snapname=self.snapname,
+            full=self.full,
         )
 
 
@@ -77,42 +79,73 @@ class _Survey:
 
     def look(self) -> None:
         wanted = self._wanted
-        node = self._check("node", lambda: choose_node(self._cluster.rows, wanted.node))
+        self.site.kind = wanted.type or LXC
+        node = self._look_at_source() if wanted.source else self._look_for_new()
         if node is not None:
-            self.site.node = node
-            if (wanted.type or LXC) == LXC:
-                self._look_for_container(node)
-            else:
-                self._look_for_machine(node)
-            bridge = wanted.network.bridge or DEFAULT_BRIDGE
-            self._check("bridge", lambda: check_bridge(bridges(self._api, node), bridge, node))
+            rows = bridges(self._api, node)
+            for bridge in dict.fromkeys(n.bridge or DEFAULT_BRIDGE for n in wanted.networks):
+                self._check("bridge", partial(check_bridge, rows, bridge, node))
         pool = wanted.pool
         if pool:
             self._check("pool", lambda: check_pool(self._api.get("/pools"), pool))
 
-    def _look_for_container(self, node: str) -> None:
-        rows, disk = storages(self._api, node), self._wanted.disk_gib or DEFAULT_DISK_GIB
-        self.site.storage = self._check(
-            "storage", lambda: choose_storage(rows, self._wanted.storage, "rootdir", disk, node)
-        )
-        self.site.template = self._check(
-            "template", lambda: choose_template(template_volumes(self._api, node, rows), self._wanted.template, node)
-        )
+    def _look_for_new(self) -> str | None:
+        """A node, and on it what a guest is made from that is no clone."""
+        wanted, kind = self._wanted, self.site.kind
+        self._check("options", lambda: self._possible(kind))
+        node = self._check("node", lambda: choose_node(self._cluster.rows, wanted.node))
+        if node is None:
+            return None
+        self.site.node = node
+        rows, disk = storages(self._api, node), wanted.disk_gib or DEFAULT_DISK_GIB
+        content = "rootdir" if kind == LXC else "images"
+        storage = self._check("storage", lambda: choose_storage(rows, wanted.storage, content, disk, node))
+        self.site.storage = storage
+        self._look_at_volumes(rows, storage, content, node)
+        if kind == LXC:
+            volumes = template_volumes(self._api, node, rows)
+            self.site.template = self._check("template", lambda: choose_template(volumes, wanted.template, node))
+        return node
 
-    def _look_for_machine(self, node: str) -> None:
+    def _possible(self, kind: str) -> str:
+        """Refuse what this kind of guest does not have, and what no token may give it."""
         wanted = self._wanted
-        wish, disk = wanted.template, wanted.disk_gib or DEFAULT_DISK_GIB
-        if wish:
-            source = self._check("template", lambda: choose_clone_source(self._cluster.guests, wish))
-            if source is not None:
-                self.site.clone_of, self.site.clone_node = int(source["vmid"]), str(source["node"])
-                if wanted.disk_gib:
-                    config = self._api.get(guest_path(QEMU, source["node"], source["vmid"], "config"))
-                    self._check("disk", lambda: check_clone_disk(config, disk, wish))
-        if wanted.storage or not wish:
-            self.site.storage = self._check(
-                "storage", lambda: choose_storage(storages(self._api, node), wanted.storage, "images", disk, node)
-            )
+        wanted.require_kind(kind)
+        if kind == LXC:
+            features = dict(wanted.features)
+            if wanted.nesting is not None:
+                features[NESTING] = str(int(wanted.nesting))
+            check_features(wanted.name, features, {}, unprivileged=wanted.unprivileged is not False)
+        return f"of a guest of type {kind}"
+
+    def _look_at_volumes(self, rows: list[Any], default: str | None, content: str, node: str) -> None:
+        for volume in self._wanted.volumes:
+            self._check("volume", partial(volume_text, volume, default))
+            if volume.storage:
+                size = volume.size_gib or 0
+                self._check("storage", partial(choose_storage, rows, volume.storage, content, size, node))
+
+    def _look_at_source(self) -> str | None:
+        """The guest to clone, and the node and storage where its clone can go."""
+        wanted, rows = self._wanted, self._cluster.rows
+        source = self._check("source", lambda: read_source(self._api, rows, wanted))
+        if source is None:
+            return None
+        self.site.source, self.site.kind = source, source.kind
+        self.site.snapname, self.site.full = wanted.snapname, wanted.full is not False
+        self.problems += clone_problems(source, wanted)
+        self.site.warnings = clone_warnings(source, wanted)
+        node = self._check("node", lambda: choose_clone_node(rows, source, wanted))
+        if node is not None:
+            self.site.node = node
+            if wanted.storage:
+                disk = wanted.disk_gib or round(root_disk(source.config, source.kind)[1] or DEFAULT_DISK_GIB)
+                content = "rootdir" if source.kind == LXC else "images"
+                found = storages(self._api, node)
+                self.site.storage = self._check(
+                    "storage", lambda: choose_storage(found, wanted.storage, content, disk, node)
+                )
+        return node
 
     def _check(self, name: str, look: Callable[[], _T]) -> _T | None:
         try:
@@ -120,7 +153,7 @@ class _Survey:
         except PreflightError as e:
             self.problems.append(str(e))
             return None
-        what = found.get("name") if isinstance(found, Mapping) else found
+        what = found.label if isinstance(found, CloneSource) else found
         self.site.checks.append(Check(name, passed=True, message=f"{name} {what} can be used"))
         return found
 
@@ -181,6 +214,10 @@ class Allocator:
     def _choose_address(self, held: Held, vmid: int) -> IPv4Address | None:
         network = self._wanted.network
         self._departed, self.warnings = held.departed, []
+        for other in self._wanted.more_networks:
+            owner = self._owner(held, other.ip.ip) if isinstance(other.ip, IPv4Interface) else None
+            if owner:
+                raise PreflightError(f"{other.ip} belongs to {owner}: choose another {other.label}.ip")
         if isinstance(network.ip, IPv4Interface):
             return self._wished_address(held, network.ip.ip)
         if network.ip != "auto" or network.pool is None:
@@ -195,9 +232,12 @@ class Allocator:
         return next_address(network.pool, taken, resting=resting, hint=vmid)
 
     def _wished_address(self, held: Held, address: IPv4Address) -> IPv4Address:
-        owner = self._taken.owners.get(address) or held.addresses.get(address)
+        owner = self._owner(held, address)
         if owner:
-            raise PreflightError(f"{address} belongs to {owner}: choose another network.ip, or auto")
+            label = self._wanted.network.label
+            raise PreflightError(f"{address} belongs to {owner}: choose another {label}.ip, or auto")
+                f"{address} belongs to {owner}: choose another {self._wanted.network.label}.ip, or auto"
+            )
         before, name = held.quarantined.get(address), self._wanted.name
         if before is not None and before.name != name:
             self.warnings.append(
@@ -205,6 +245,9 @@ class Allocator:
                 f" {before.until:%Y-%m-%d %H:%M:%S} UTC: others may still take {name} for it."
             )
         return address
+
+    def _owner(self, held: Held, address: IPv4Address) -> str | None:
+        return self._taken.owners.get(address) or held.addresses.get(address)
 
     def _address_is_free(self, address: IPv4Address | None) -> bool:
         departed = self._taken.departed | self._departed.get(address, frozenset()) if address else ()
@@ -214,7 +257,7 @@ class Allocator:
         if fixed:
             raise PreflightError(
                 f"{address} is in use on the network, although no guest known here has it:"
-                " choose another network.ip, or auto"
+                f" choose another {self._wanted.network.label}.ip, or auto"
             )
         self._answering.add(address)
         return False

@@ -8,30 +8,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface
 from typing import Any
 
-from .allocation import AddressPool, parse_address, parse_interface, parse_pool, parse_vmid_range
+from .allocation import parse_vmid_range
 from .errors import PreflightError
+from .guest_extras import NESTING, Startup, Volume, parse_features, parse_startup, parse_volumes
+from .guest_network import WantedNetwork, check_nameserver, parse_networks
 
 LXC, QEMU = "lxc", "qemu"
 KINDS = {LXC: "LXC", QEMU: "VM"}
 DEFAULT_BRIDGE = "vmbr0"
 # In the description of every guest that was made here: which operation made it. It is what undoing trusts.
 MARKER = "nhi: "
+# Attributes of Wanted that one kind of guest has, with the names of their options.
+_OF_MACHINES = {"ciuser": "ciuser", "cipassword": "cipassword", "cpu": "cpu", "balloon_mib": "balloon"}
+_OF_CONTAINERS = {"swap_mib": "swap", "timezone": "timezone", "features": "features", "volumes": "mount_volumes"}
+_DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?: [A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)*")
+_ZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
+_CPU = re.compile(r"[A-Za-z0-9_.-]+(?:,[a-z-]+=[^,\s]+)*")
+_SNAPSHOT = re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,39}")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _TAG = re.compile(r"[a-z0-9_][a-z0-9_.+-]*")
-
-
-@dataclass(frozen=True)
-class WantedNetwork:
-    """One interface. ``ip`` is an interface, "dhcp" or "auto" (from ``pool``)."""
-
-    bridge: str | None = None
-    ip: IPv4Interface | str | None = None
-    pool: AddressPool | None = None
-    gateway: str | None = None
-    nameserver: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,9 @@ class Wanted:
     state: str = "present"
     type: str | None = None
     template: str | None = None
+    clone: str | None = None
+    snapname: str | None = None
+    full: bool | None = None
     vmid: int | None = None
     vmids: range = range(105, 1000)
     node: str | None = None
@@ -49,17 +49,49 @@ class Wanted:
     memory_mib: int | None = None
     disk_gib: int | None = None
     storage: str | None = None
-    network: WantedNetwork = field(default_factory=WantedNetwork)
+    network: WantedNetwork = field(default_factory=WantedNetwork)  # the first interface
+    more_networks: tuple[WantedNetwork, ...] = ()
+    nameserver: str | None = None
+    searchdomain: str | None = None
     tags: tuple[str, ...] | None = None
     purpose: str | None = None
     pool: str | None = None
     ssh_public_keys: tuple[str, ...] = ()
     ciuser: str | None = None
+    cipassword: str | None = field(default=None, repr=False)
     protection: bool | None = None
     onboot: bool | None = None
     description: str | None = None
     unprivileged: bool | None = None
     nesting: bool | None = None
+    features: Mapping[str, str] = field(default_factory=dict)  # all but nesting
+    startup: Startup = field(default_factory=Startup)
+    swap_mib: int | None = None
+    timezone: str | None = None
+    volumes: tuple[Volume, ...] = ()
+    cpu: str | None = None
+    balloon_mib: int | None = None
+
+    @property
+    def networks(self) -> tuple[WantedNetwork, ...]:
+        """All interfaces; the place of one is its number."""
+        return (self.network, *self.more_networks)
+
+    @property
+    def source(self) -> str | None:
+        """The guest to clone, if one is named; ``template`` names one for a machine."""
+        return self.clone or (self.template if self.type == QEMU else None)
+
+    def require_kind(self, kind: str) -> None:
+        """PreflightError for options that guests of this kind do not have."""
+        foreign = _OF_MACHINES if kind == LXC else _OF_CONTAINERS
+        given = [option for attribute, option in foreign.items() if getattr(self, attribute) not in (None, (), {})]
+        if given:
+            other = "virtual machines (type qemu)" if kind == LXC else "containers (type lxc)"
+            raise PreflightError(
+                f"{', '.join(given)}: only {other} have {'that' if len(given) == 1 else 'those'}, and {self.name} is"
+                f" of type {kind}: leave {'it' if len(given) == 1 else 'them'} out, or correct type"
+            )
 
     @property
     def creates(self) -> bool:
@@ -79,10 +111,13 @@ class Wanted:
 def wanted_from_params(params: Mapping[str, Any]) -> Wanted:
     """The options of nhi_vm as a Wanted; PreflightError names the first option that can not be meant."""
     name = guest_name(params["name"])
-    for option, least in (("cores", 1), ("memory", 16), ("disk", 1), ("vmid", 100)):
+    for option, least in (("cores", 1), ("memory", 16), ("disk", 1), ("vmid", 100), ("swap", 0), ("balloon", 0)):
         if params.get(option) is not None and params[option] < least:
             raise PreflightError(f"{option} {params[option]} is too small for {name}: the least is {least}")
     purpose, tags = params.get("purpose"), params.get("tags")
+    network, *more_networks = parse_networks(params)
+    nesting, features = _features(params)
+    _check_clone(params)
     return Wanted(
         name=name,
         state=params["state"],
@@ -95,17 +130,31 @@ def wanted_from_params(params: Mapping[str, Any]) -> Wanted:
         memory_mib=params.get("memory"),
         disk_gib=params.get("disk"),
         storage=params.get("storage"),
-        network=_network(params.get("network") or {}),
+        clone=params.get("clone"),
+        snapname=params.get("snapname"),
+        full=params.get("full"),
+        network=network,
+        more_networks=tuple(more_networks),
+        nameserver=_nameserver(params, network),
+        searchdomain=_checked(params, "searchdomain", _DOMAIN, "a DNS domain, such as example.org"),
         tags=None if tags is None else tuple(sorted({tag(t) for t in tags})),
         purpose=None if purpose is None else tag(purpose),
         pool=params.get("pool"),
-        ssh_public_keys=tuple(_key(k) for k in params.get("ssh_public_keys") or () if k.strip()),
+        ssh_public_keys=tuple(_keys(params.get("ssh_public_keys") or ())),
         ciuser=params.get("ciuser"),
+        cipassword=params.get("cipassword"),
         protection=params.get("protection"),
         onboot=params.get("onboot"),
         description=None if params.get("description") is None else _description(params["description"]),
         unprivileged=params.get("unprivileged"),
-        nesting=params.get("nesting"),
+        nesting=nesting,
+        features=features,
+        startup=parse_startup(params.get("startup")),
+        swap_mib=params.get("swap"),
+        timezone=_checked(params, "timezone", _ZONE, "a time zone, such as Europe/Berlin, or host"),
+        volumes=parse_volumes(params.get("mount_volumes")),
+        cpu=_checked(params, "cpu", _CPU, "a CPU type, such as host or x86-64-v2-AES"),
+        balloon_mib=params.get("balloon"),
     )
 
 
@@ -155,38 +204,53 @@ def _description(text: str) -> str:
     return plain
 
 
-def _key(text: str) -> str:
-    key = text.strip()
-    if len(key.split()) < 2 or "\n" in key:
-        raise PreflightError(f"'{key[:40]}' is not an SSH public key: give lines as in authorized_keys, one each")
-    return key
+def _keys(texts: Iterable[str]) -> Iterable[str]:
+    for key in (line.strip() for text in texts for line in text.splitlines()):
+        if not key:
+            continue
+        if len(key.split()) < 2:
+            raise PreflightError(f"'{key[:40]}' is not an SSH public key: give lines as in authorized_keys, one each")
+        yield key
 
 
-def _network(params: Mapping[str, Any]) -> WantedNetwork:
-    prefix, gateway = params.get("prefix"), params.get("gateway")
-    if prefix is not None and not 1 <= prefix <= 32:
-        raise PreflightError(f"network.prefix {prefix} is not a prefix length: use a number from 1 to 32")
-    pool = parse_pool(params["range"], prefix, gateway) if params.get("range") else None
-    ip: IPv4Interface | str | None = params.get("ip") or ("auto" if pool else None)
-    if ip == "auto" and pool is None:
-        raise PreflightError("network.ip is auto, but network.range does not say from which addresses: set it")
-    if isinstance(ip, str) and ip not in ("auto", "dhcp"):
-        ip = parse_interface(ip, prefix if prefix is not None or pool is None else pool.network.prefixlen)
-    if gateway:
-        _check_gateway(gateway, ip, pool)
-    for server in (params.get("nameserver") or "").split():
-        parse_address(server, "network.nameserver")
-    return WantedNetwork(params.get("bridge"), ip, pool, gateway, params.get("nameserver"))
+def _checked(params: Mapping[str, Any], option: str, shape: re.Pattern[str], what: str) -> str | None:
+    value = params.get(option)
+    if value is not None and not shape.fullmatch(value):
+        raise PreflightError(f"{option} '{value}' is not {what}: correct it")
+    return None if value is None else str(value)
 
 
-def _check_gateway(gateway: str, ip: IPv4Interface | str | None, pool: AddressPool | None) -> None:
-    address = parse_address(gateway, "network.gateway")
-    network = ip.network if isinstance(ip, IPv4Interface) else (pool.network if pool and ip == "auto" else None)
-    if network is None:
+def _nameserver(params: Mapping[str, Any], network: WantedNetwork) -> str | None:
+    wanted = check_nameserver(params.get("nameserver"), "nameserver")
+    if wanted is not None and network.nameserver is not None and wanted != network.nameserver:
         raise PreflightError(
-            f"network.gateway {gateway} needs a fixed address beside it: set network.ip, or leave the gateway to DHCP"
+            f"nameserver is {wanted}, but {network.label}.nameserver is {network.nameserver}: give one of them"
         )
-    if address not in network:
-        raise PreflightError(f"network.gateway {gateway} is not in {network}: the guest could not reach it")
-    if isinstance(ip, IPv4Interface) and ip.ip == address:
-        raise PreflightError(f"network.ip {ip.ip} is the gateway's own address: choose another one")
+    return wanted if wanted is not None else network.nameserver
+
+
+def _features(params: Mapping[str, Any]) -> tuple[bool | None, dict[str, str]]:
+    """Nesting, which has an option of its own, and the other features."""
+    features, nesting = parse_features(params.get("features")), params.get("nesting")
+    listed = features.pop(NESTING, None)
+    if listed is None:
+        return nesting, features
+    if nesting is not None and nesting != (listed != "0"):
+        raise PreflightError(f"nesting is {nesting}, but features say {NESTING}={listed}: give one of them")
+    return listed != "0", features
+
+
+def _check_clone(params: Mapping[str, Any]) -> None:
+    snapname = params.get("snapname")
+    if params.get("clone") is None:
+        if snapname is not None:
+            raise PreflightError(f"snapname {snapname} says what to clone, but clone does not say of which guest")
+        if params.get("full") is False and not (params.get("template") and params.get("type") == QEMU):
+            raise PreflightError("full: false says how to clone, but clone does not say which guest")
+        return
+    if params.get("template"):
+        raise PreflightError("clone and template both say what to make the guest from: give one of them")
+    if snapname is not None and (snapname == "current" or not _SNAPSHOT.fullmatch(snapname)):
+        raise PreflightError(f"snapname '{snapname}' can not name a snapshot: correct it, or leave it out")
+    if params.get("full") is False and params.get("storage"):
+        raise PreflightError("a linked clone lies where its template lies: leave out storage, or set full: true")

@@ -14,7 +14,7 @@ from .addresses import guest_nics, has_agent
 from .errors import GuestChangeError, PreflightError
 from .guest import Found
 from .guest_addresses import port_open
-from .guest_config import fixed_address
+from .guest_config import fixed_address, fixed_address6
 from .guest_reader import Api, live_address
 from .guest_spec import LXC
 
@@ -44,7 +44,7 @@ class Patience:
 
 def await_address(api: Api, found: Found, patience: Patience) -> str | None:
     """The address of a guest that was just started, once it is up; None when nobody can tell it."""
-    fixed = fixed_address(found.config, found.type)
+    fixed = fixed_address(found.config, found.type) or fixed_address6(found.config, found.type)
     if not patience.wait or not _reports(found):
         address = str(fixed.ip) if fixed else None
     else:

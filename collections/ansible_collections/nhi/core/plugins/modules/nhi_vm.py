@@ -19,6 +19,10 @@ description:
   - Whatever the outcome, C(state.json) is brought up to date for this guest, and left alone for all others. Its health
     is what the last scan found, or unknown since it was started.
   - In check mode nothing is written. The plan is returned with its actions, checks, differences and impact.
+  - A guest of that name that was made by somebody else is corrected like one made here. No guest is ever replaced;
+    what can not be changed in place is refused.
+  - Options are named like those of M(community.proxmox.proxmox) and M(community.proxmox.proxmox_kvm) where they mean
+    the same.
 extends_documentation_fragment:
   - nhi.core.attributes
   - nhi.core.proxmox
@@ -37,6 +41,7 @@ options:
     description: Name of the guest, which is its host name too.
     type: str
     required: true
+    aliases: [hostname]
   state:
     description:
       - V(present) and V(started) create the guest if it is missing. V(present) starts and stops nothing, not even a
@@ -49,7 +54,9 @@ options:
     choices: [present, absent, started, stopped, restarted]
     default: present
   type:
-    description: Kind of guest. A new one is a container (V(lxc)) unless you say V(qemu), a virtual machine.
+    description:
+      - Kind of guest. A new one is a container (V(lxc)) unless you say V(qemu), a virtual machine. A clone is of its
+        source's kind.
     type: str
     choices: [lxc, qemu]
   template:
@@ -59,7 +66,27 @@ options:
         or a volume ID such as V(local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst).
       - For a virtual machine the name or VMID of a template guest with cloud-init, which is cloned. Without it the
         machine gets an empty disk and no system.
+      - Mutually exclusive with O(clone).
     type: str
+    aliases: [ostemplate]
+  clone:
+    description:
+      - Name or VMID of a guest that a new one is made a copy of, a container or a virtual machine. It must be a
+        template or stopped, or O(snapname) must name one of its snapshots.
+      - The clone has a name, notes and MAC addresses of its own, no protection, no fixed address and no tag of its
+        source. Interfaces that are not in O(networks) are left without an address where the source's is a fixed one.
+    type: str
+    version_added: 0.2.0
+  snapname:
+    description: Snapshot of the guest in O(clone) that is copied, instead of the guest as it is now.
+    type: str
+    version_added: 0.2.0
+  full:
+    description:
+      - Whether a clone gets disks of its own, which it does unless you say V(false). Only templates on some kinds of
+        storage have linked clones.
+    type: bool
+    version_added: 0.2.0
   purpose:
     description: What the guest is for, one word. It becomes the tag C(purpose-WORD).
     type: str
@@ -83,40 +110,134 @@ options:
   memory:
     description: Memory in MiB.
     type: int
+  swap:
+    description: Swap space of a container in MiB.
+    type: int
+    version_added: 0.2.0
+  balloon:
+    description: Memory in MiB that a virtual machine keeps when the node needs some back. V(0) turns that off.
+    type: int
+    version_added: 0.2.0
+  cpu:
+    description: CPU type of a virtual machine, for example V(host).
+    type: str
+    version_added: 0.2.0
   disk:
     description: Size of the root disk in GiB. It can grow, never shrink.
     type: int
+  mount_volumes:
+    description:
+      - More volumes of a container. They can grow, never shrink. Volumes that are not listed are left alone.
+    type: list
+    elements: dict
+    version_added: 0.2.0
+    suboptions:
+      id:
+        description: Which mount point, V(mp0) to V(mp255).
+        type: str
+        required: true
+      mountpoint:
+        description: Where the container sees the volume.
+        type: path
+        required: true
+      size:
+        description: Size in GiB. A new volume needs one.
+        type: int
+      storage:
+        description: Storage of a new volume. The root disk's is used if not specified.
+        type: str
+      options:
+        description: More properties of the mount point, for example C(backup) or C(ro), as text.
+        type: dict
+      host_path:
+        description:
+          - A path of the node. It is refused, as Proxmox VE lets only V(root@pam) bind paths, never an API token.
+        type: path
   storage:
     description:
       - Storage of a new guest's disk. The suitable one with the most free space is chosen if not specified.
     type: str
   network:
     description:
-      - The guest's network interface. A new guest gets one on V(vmbr0) with an address by DHCP if not specified.
+      - The guest's first network interface. A new guest gets one on V(vmbr0) with an address by DHCP if not specified.
+      - Of an interface that is there, only what is given is compared and corrected.
+      - Mutually exclusive with O(networks).
     type: dict
-    suboptions:
+    suboptions: &interface
       bridge:
         description: Bridge of the node.
         type: str
       ip:
         description:
-          - An IPv4 address, with its prefix length or with O(network.prefix) beside it.
+          - An IPv4 address, with its prefix length or with C(prefix) beside it.
           - V(dhcp) leaves the choice to a DHCP server.
-          - V(auto) chooses a free address of O(network.range). It is assumed when that is set.
+          - V(auto) chooses a free address of C(range). It is assumed when that is set.
+          - V(manual) gives no IPv4 address.
           - An address which V(auto) chose is kept in later runs.
         type: str
       range:
         description: Where addresses are chosen from, as V(192.0.2.105-192.0.2.199) or V(192.0.2.0/24).
         type: str
       prefix:
-        description: Prefix length of the subnet, when O(network.ip) and O(network.range) do not say it.
+        description: Prefix length of the subnet, when C(ip) and C(range) do not say it.
         type: int
       gateway:
         description: Default gateway. It is never given to a guest.
         type: str
       nameserver:
-        description: Addresses of DNS servers, separated by spaces. The node's own are used if not specified.
+        description: Another place for O(nameserver), at the first interface.
         type: str
+      ip6:
+        description:
+          - An IPv6 address with its prefix length.
+          - V(auto) leaves the choice to the router's advertisements (SLAAC), V(dhcp) to a DHCP server.
+          - V(manual) gives no IPv6 address.
+        type: str
+        version_added: 0.2.0
+      gateway6:
+        description: Default gateway for IPv6.
+        type: str
+        version_added: 0.2.0
+      tag:
+        description: VLAN of the interface. V(0) means none.
+        type: int
+        version_added: 0.2.0
+      mtu:
+        description: Largest packet in bytes.
+        type: int
+        version_added: 0.2.0
+      firewall:
+        description: Whether the firewall of Proxmox VE guards the interface.
+        type: bool
+        version_added: 0.2.0
+      mac:
+        description: MAC address. Proxmox VE chooses one if not specified.
+        type: str
+        aliases: [hwaddr]
+        version_added: 0.2.0
+      rate:
+        description: Most megabytes per second that the interface may send.
+        type: float
+        version_added: 0.2.0
+  networks:
+    description:
+      - All network interfaces that are cared for, in the order of their numbers; the first is C(net0).
+      - An address is chosen with V(auto) for the first one only.
+      - Interfaces that a guest has beyond these are left alone.
+    type: list
+    elements: dict
+    version_added: 0.2.0
+    suboptions: *interface
+  nameserver:
+    description:
+      - Addresses of DNS servers, separated by spaces. The node's own are used if not specified. An empty text removes
+        those that are set.
+    type: str
+    version_added: 0.2.0
+  searchdomain:
+    description: DNS search domains, separated by spaces. The node's own are used if not specified.
+    type: str
+    version_added: 0.2.0
   tags:
     description: All tags of the guest, except the one that O(purpose) adds.
     type: list
@@ -125,18 +246,43 @@ options:
     description: Resource pool of a new guest. It must exist.
     type: str
   ssh_public_keys:
-    description: Keys that may log in to a new guest, one each, as in C(authorized_keys). Not compared afterwards.
+    description:
+      - Keys that may log in to a new guest, as in C(authorized_keys). Not compared afterwards.
+      - A clone of a container has the keys of its source, so they are refused there.
     type: list
     elements: str
+    aliases: [pubkey, sshkeys]
   ciuser:
-    description: Name of the user that cloud-init gives the keys to in a new virtual machine.
+    description: Name of the user that cloud-init makes in a virtual machine and gives the keys to.
     type: str
+  cipassword:
+    description: Password that cloud-init gives the user of a new virtual machine. Not compared afterwards.
+    type: str
+    version_added: 0.2.0
   protection:
     description: Whether Proxmox VE refuses to destroy the guest.
     type: bool
   onboot:
     description: Whether the guest starts with its node.
     type: bool
+  startup:
+    description: When the guest starts with its node, and stops with it. Only what is given is compared and corrected.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      order:
+        description: Place in the order. Guests stop in the reverse order.
+        type: int
+      up:
+        description: Seconds to wait after its start before the next guest starts.
+        type: int
+      down:
+        description: Seconds its shutdown may take.
+        type: int
+  timezone:
+    description: Time zone of a container, as V(Europe/Berlin), or V(host) for the node's.
+    type: str
+    version_added: 0.2.0
   description:
     description: Notes on the guest. A line naming the operation that made the guest is kept below them.
     type: str
@@ -148,6 +294,14 @@ options:
       - Whether a container may run containers and systemd's sandboxes. A new unprivileged one may unless you say
         V(false).
     type: bool
+  features:
+    description:
+      - Features of a container, each as V(NAME) or V(NAME=VALUE). Those that are not listed are left alone.
+      - No API token can change any but V(nesting), and none at all of a privileged container. A container that has
+        them already is accepted; otherwise the error says what to run on the node.
+    type: list
+    elements: str
+    version_added: 0.2.0
   wait:
     description:
       - Whether to wait, after a start, until the guest reports its address. Tasks are always waited for.
@@ -245,6 +399,27 @@ EXAMPLES = r"""
     network: {bridge: vmbr0, ip: 192.0.2.110/24, gateway: 192.0.2.1}
     state_dir: /var/lib/nhi
 
+- name: Run a container in two networks, one of them a VLAN, with a volume for its data
+  nhi.core.nhi_vm:
+    name: files
+    state: started
+    template: debian-12
+    networks:
+      - {bridge: vmbr0, ip: 192.0.2.120/24, gateway: 192.0.2.1, ip6: auto}
+      - {bridge: vmbr1, tag: 30, ip: 198.51.100.120/24}
+    mount_volumes:
+      - {id: mp0, mountpoint: /srv, size: 20}
+    startup: {order: 20, up: 10}
+    state_dir: /var/lib/nhi
+
+- name: Try an upgrade on a copy of a guest, as it was at a snapshot
+  nhi.core.nhi_vm:
+    name: files-trial
+    state: started
+    clone: files
+    snapname: before-upgrade
+    state_dir: /var/lib/nhi
+
 - name: See what destroying PostgreSQL would break
   nhi.core.nhi_vm:
     name: postgres-lxc
@@ -282,6 +457,24 @@ vm:
     protection: {description: Whether it is protected., type: bool, returned: always, sample: false}
     onboot: {description: Whether it starts with its node., type: bool, returned: always, sample: true}
     description: {description: Notes., type: str, returned: always, sample: Redis for cache.}
+    managed:
+      description: Whether this module made the guest. One that somebody else made is corrected all the same.
+      type: bool
+      returned: always
+      sample: true
+    networks:
+      description: All its interfaces.
+      type: list
+      elements: dict
+      returned: always
+      sample:
+        - {index: 0, bridge: vmbr0, mac: 'BC:24:11:00:00:01', tag: null, mtu: null, rate: null, firewall: false,
+           ip: 192.0.2.105/24, gateway: 192.0.2.1, ip6: null, gateway6: null}
+vmid:
+  description: VMID of the guest. Null when there is none.
+  returned: success
+  type: int
+  sample: 105
 actions:
   description: What was done, or in check mode would be, step by step.
   returned: success
@@ -310,7 +503,7 @@ impact:
     start_order: [webapp]
     criticality: medium
 restart_required:
-  description: Corrected options that take effect at the guest's next restart.
+  description: Options that take effect at the guest's next restart, whether this run or an earlier one changed them.
   returned: success
   type: list
   elements: str
@@ -387,37 +580,67 @@ NETWORK_OPTIONS: dict[str, Any] = {
     "prefix": {"type": "int"},
     "gateway": {"type": "str"},
     "nameserver": {"type": "str"},
+    "ip6": {"type": "str"},
+    "gateway6": {"type": "str"},
+    "tag": {"type": "int"},
+    "mtu": {"type": "int"},
+    "firewall": {"type": "bool"},
+    "mac": {"type": "str", "aliases": ["hwaddr"]},
+    "rate": {"type": "float"},
 }
+VOLUME_OPTIONS: dict[str, Any] = {
+    "id": {"type": "str", "required": True},
+    "mountpoint": {"type": "path", "required": True},
+    "size": {"type": "int"},
+    "storage": {"type": "str"},
+    "options": {"type": "dict"},
+    "host_path": {"type": "path"},
+}
+STARTUP_OPTIONS: dict[str, Any] = {"order": {"type": "int"}, "up": {"type": "int"}, "down": {"type": "int"}}
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **PROXMOX_ARGS,
     **STATE_ARGS,
-    "name": {"type": "str", "required": True},
+    "name": {"type": "str", "required": True, "aliases": ["hostname"]},
     "state": {
         "type": "str",
         "choices": ["present", "absent", "started", "stopped", "restarted"],
         "default": "present",
     },
     "type": {"type": "str", "choices": ["lxc", "qemu"]},
-    "template": {"type": "str"},
+    "template": {"type": "str", "aliases": ["ostemplate"]},
+    "clone": {"type": "str"},
+    "snapname": {"type": "str"},
+    "full": {"type": "bool"},
     "purpose": {"type": "str"},
     "vmid": {"type": "int"},
     "vmid_range": {"type": "str", "default": "105-999"},
     "node": {"type": "str"},
     "cores": {"type": "int"},
     "memory": {"type": "int"},
+    "swap": {"type": "int"},
+    "balloon": {"type": "int"},
+    "cpu": {"type": "str"},
     "disk": {"type": "int"},
+    "mount_volumes": {"type": "list", "elements": "dict", "options": VOLUME_OPTIONS},
     "storage": {"type": "str"},
     "network": {"type": "dict", "options": NETWORK_OPTIONS},
+    "networks": {"type": "list", "elements": "dict", "options": NETWORK_OPTIONS},
+    "nameserver": {"type": "str"},
+    "searchdomain": {"type": "str"},
     "tags": {"type": "list", "elements": "str"},
     "pool": {"type": "str"},
-    "ssh_public_keys": {"type": "list", "elements": "str", "no_log": False},
+    "ssh_public_keys": {"type": "list", "elements": "str", "no_log": False, "aliases": ["pubkey", "sshkeys"]},
     "ciuser": {"type": "str"},
+    "cipassword": {"type": "str", "no_log": True},
     "protection": {"type": "bool"},
     "onboot": {"type": "bool"},
+    "startup": {"type": "dict", "options": STARTUP_OPTIONS},
+    "timezone": {"type": "str"},
     "description": {"type": "str"},
     "unprivileged": {"type": "bool"},
     "nesting": {"type": "bool"},
+    "features": {"type": "list", "elements": "str"},
     "wait": {"type": "bool", "default": True},
     "wait_port": {"type": "int"},
     "wait_timeout": {"type": "int", "default": 300},
@@ -458,6 +681,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
     return {
         **plan_result(outcome.plan),
         "vm": outcome.vm,
+        "vmid": None if outcome.vm is None else outcome.vm["vmid"],
         "restart_required": outcome.plan.restart_required,
         "operation": outcome.operation,
         "host_key": None,
@@ -479,7 +703,11 @@ def settle_host_key(module: AnsibleModule, api: Api, outcome: Outcome) -> Record
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        mutually_exclusive=[("network", "networks"), ("template", "clone")],
+        supports_check_mode=True,
+    )
     result: dict[str, Any] = {}
     try:
         wanted = wanted_from_params(module.params)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ GIB = 1 << 30
 NODE = "pve"
 PRIVILEGES = (
     "VM.Allocate", "VM.Clone", "VM.PowerMgmt", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory",
-    "VM.Config.Network", "VM.Config.Options", "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Backup",
+    "VM.Config.Network", "VM.Config.Options", "VM.Config.Cloudinit", "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Backup",
     "Datastore.Allocate", "Datastore.AllocateSpace", "SDN.Use",
 )  # fmt: skip
 
@@ -50,6 +51,11 @@ class FakeProxmox:
         self.backups: dict[str, dict[str, Any]] = {}
         self.task_warnings = 0
         self.macs = False
+        # Options that a running guest takes over at its next start only.
+        self.slow = {
+            "lxc": {"nameserver", "searchdomain", "features", "timezone"},
+            "qemu": {"cores", "memory", "cpu", "ipconfig0", "nameserver", "searchdomain", "ciuser"},
+        }
 
     def add(self, vmid: int, name: str, kind: str = "lxc", *, running: bool = False, **config: Any) -> None:
         key = "hostname" if kind == "lxc" else "name"
@@ -62,6 +68,7 @@ class FakeProxmox:
             "config": {**base, **config},
             "pool": None,
             "snapshots": {},
+            "pending": {},
         }
 
     def writes(self) -> list[tuple[str, str]]:
@@ -162,9 +169,7 @@ class FakeProxmox:
         if vmid in self.guests:
             raise AlreadyExistsError(f"CT {vmid} already exists on node 'pve'", status=500)
         config = {k: v for k, v in given.items() if k not in ("vmid", "pool", "ostemplate", "ssh-public-keys")}
-        if "rootfs" in config:
-            storage, _colon, size = config["rootfs"].partition(":")
-            config["rootfs"] = f"{storage}:vm-{vmid}-disk-0,size={size}G"
+        _allocate(vmid, config)
         if self.macs:
             config["net0"] += f",hwaddr=BC:24:11:00:00:{vmid:02X}"
         self.guests[vmid] = {
@@ -173,6 +178,7 @@ class FakeProxmox:
             "config": config,
             "pool": given.get("pool"),
             "snapshots": {},
+            "pending": {},
         }
         return f"UPID:{'vzcreate' if kind == 'lxc' else 'qmcreate'}:{vmid}"
 
@@ -184,22 +190,19 @@ class FakeProxmox:
         if rest[:1] == ["snapshot"]:
             return snapshot_call(guest, method, rest[1:], given)
         if method == "GET":
-            return self._look_at(guest, rest)
+            return self._look_at(guest, rest, given)
         match [method, *rest]:
             case ["PUT", "config"]:
-                return self._configure(config, given)
+                return self._configure(guest, given)
             case ["POST", "status", verb]:
                 guest["running"] = verb == "start"
+                guest["pending"] = {}
                 return f"UPID:{verb}:{vmid}"
             case ["PUT", "resize"]:
-                storage = config[given["disk"]].split(",")[0]
-                config[given["disk"]] = f"{storage},size={given['size']}"
+                config[given["disk"]] = re.sub(r"size=\w+", f"size={given['size']}", config[given["disk"]])
                 return f"UPID:resize:{vmid}"
             case ["POST", "clone"]:
-                copy = {**config, "name": given["name"], "description": given["description"]}
-                copy.pop("template")
-                self._create(kind, {**copy, "vmid": given["newid"]})
-                return f"UPID:qmclone:{vmid}"
+                return self._clone(guest, kind, given)
             case ["DELETE"]:
                 if guest["running"] or config.get("protection"):
                     raise ProxmoxError("container is running or protected", status=500)
@@ -207,8 +210,23 @@ class FakeProxmox:
                 return f"UPID:vzdestroy:{vmid}"
         raise ProxmoxError(f"Method '{method} {rest}' not implemented", status=501)
 
-    def _look_at(self, guest: dict[str, Any], rest: list[str]) -> Any:
-        config = guest["config"]
+    def _clone(self, guest: dict[str, Any], kind: str, given: dict[str, Any]) -> str:
+        name, new_id = "hostname" if kind == "lxc" else "name", int(given["newid"])
+        copy = {**self._origin(guest, given), name: given[name], "description": given["description"]}
+        for key in ("template", "lock"):
+            copy.pop(key, None)
+        self._create(kind, {"vmid": new_id, "pool": given.get("pool")})
+        self.guests[new_id]["config"] = copy
+        return f"UPID:{'vz' if kind == 'lxc' else 'qm'}clone:{new_id}"
+
+    def _origin(self, guest: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """What is cloned: the guest as it is, or a snapshot of it; everything is copied, also what should not be."""
+        name = given.get("snapname") or given.get("snapshot")
+        found: dict[str, Any] = guest["snapshots"][name]["config"] if name else guest["config"]
+        return found
+
+    def _look_at(self, guest: dict[str, Any], rest: list[str], given: dict[str, Any]) -> Any:
+        config = self._origin(guest, given)
         match rest:
             case ["config"]:
                 return {**config, "digest": _digest(config)}
@@ -218,20 +236,36 @@ class FakeProxmox:
                 return self._interfaces(config)
             case ["feature"]:
                 return {"hasFeature": int(self.snapshots_possible)}
+            case ["pending" | "cloudinit"]:
+                late = guest.get("pending", {})
+                return [
+                    {"key": k, "value": late.get(k, v), **({"pending": v} if k in late else {})}
+                    for k, v in config.items()
+                ]
         raise ProxmoxError(f"Method 'GET {rest}' not implemented", status=501)
 
-    def _configure(self, config: dict[str, Any], given: dict[str, Any]) -> None:
+    def _configure(self, guest: dict[str, Any], given: dict[str, Any]) -> None:
+        config = guest["config"]
         if given.pop("digest", _digest(config)) != _digest(config):
             raise ProxmoxError("detected modified configuration - file changed by other user? Try again.", status=500)
         for key in filter(None, str(given.pop("delete", "")).split(",")):
             config.pop(key)
+        if guest["running"]:
+            guest.setdefault("pending", {}).update({k: config.get(k) for k in given if k in self.slow[guest["type"]]})
         config.update(given)
+        _allocate(0, config)
 
     def _interfaces(self, config: dict[str, Any]) -> list[dict[str, Any]] | None:
         if not self.reports_address or "net0" not in config:
             return None
         net = dict(p.split("=", 1) for p in config["net0"].split(","))
         return [{"name": "eth0", "inet": "10.99.0.9/24" if net["ip"] == "dhcp" else net["ip"]}]
+
+
+def _allocate(vmid: int, config: dict[str, Any]) -> None:
+    """``local-lvm:8`` becomes a volume of 8 GiB."""
+    for option in [o for o in config if re.fullmatch(r"rootfs|mp\d+", o)]:
+        config[option] = re.sub(r"^([\w-]+):(\d+)(?=,|$)", rf"\1:vm-{vmid}-{option},size=\2G", str(config[option]))
 
 
 def _digest(config: Mapping[str, Any]) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import PreflightError
 from ansible_collections.nhi.core.plugins.module_utils.guest_addresses import port_open
-from ansible_collections.nhi.core.plugins.module_utils.guest_config import drift, memory_mib, root_disk, size_gib
+from ansible_collections.nhi.core.plugins.module_utils.guest_config import memory_mib, root_disk, size_gib
+from ansible_collections.nhi.core.plugins.module_utils.guest_drift import drift
+from ansible_collections.nhi.core.plugins.module_utils.guest_network import WantedNetwork
 from ansible_collections.nhi.core.plugins.module_utils.guest_placement import (
     choose_clone_source,
     choose_node,
@@ -19,7 +21,6 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_placement import (
 )
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import (
     Wanted,
-    WantedNetwork,
     split_marker,
     with_marker,
 )
@@ -88,17 +89,24 @@ def test_the_storage_with_the_most_room_is_chosen_and_a_full_one_refused_with_nu
         choose_storage(rows[:2], None, "images", 1, "pve")
 
 
+def template(wish: str) -> Wanted:
+    return Wanted("x", type="qemu", template=wish)
+
+
 def test_a_machine_is_cloned_from_the_one_template_that_is_meant() -> None:
     rows: list[dict[str, Any]] = [
         {"type": "qemu", "vmid": v, "name": n, "node": "pve", "template": t}
         for v, n, t in ((9000, "debian", 1), (9001, "debian", 1), (9002, "alpine", "1"), (110, "web", 0))
     ]
-    assert choose_clone_source(rows, "alpine")["vmid"] == 9002
-    assert choose_clone_source(rows, "9001")["vmid"] == 9001
+    assert choose_clone_source(rows, template("alpine"))["vmid"] == 9002
+    assert choose_clone_source(rows, template("9001"))["vmid"] == 9001
     with pytest.raises(PreflightError, match="ambiguous"):
-        choose_clone_source(rows, "debian")
+        choose_clone_source(rows, template("debian"))
     with pytest.raises(PreflightError, match="web is not a VM template"):
-        choose_clone_source(rows, "web")
+        choose_clone_source(rows, template("web"))
+    assert choose_clone_source(rows, Wanted("x", clone="web"))["vmid"] == 110
+    with pytest.raises(PreflightError, match=r"clone nosuch is not a guest .* web \(110 on pve\)"):
+        choose_clone_source(rows, Wanted("x", clone="nosuch"))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +150,7 @@ def test_a_machines_address_is_in_cloud_init() -> None:
     assert found.set == {
         "net0": "virtio=BC:24:11:00:00:01,bridge=vmbr1,firewall=1", "ipconfig0": "ip=10.0.0.9/24,ip6=auto,gw=10.0.0.1",
     }  # fmt: skip
-    assert found.needs_restart == ["network.ip", "network.gateway"]
+    assert found.needs_restart == {"network.ip": "ipconfig0", "network.gateway": "ipconfig0"}
 
 
 def test_nesting_keeps_other_features() -> None:
