@@ -27,6 +27,7 @@ extends_documentation_fragment:
   - nhi.core.attributes
   - nhi.core.proxmox
   - nhi.core.state
+  - nhi.core.guest_network
 attributes:
   check_mode:
     support: full
@@ -157,87 +158,6 @@ options:
     description:
       - Storage of a new guest's disk. The suitable one with the most free space is chosen if not specified.
     type: str
-  network:
-    description:
-      - The guest's first network interface. A new guest gets one on V(vmbr0) with an address by DHCP if not specified.
-      - Of an interface that is there, only what is given is compared and corrected.
-      - Mutually exclusive with O(networks).
-    type: dict
-    suboptions: &interface
-      bridge:
-        description: Bridge of the node.
-        type: str
-      ip:
-        description:
-          - An IPv4 address, with its prefix length or with C(prefix) beside it.
-          - V(dhcp) leaves the choice to a DHCP server.
-          - V(auto) chooses a free address of C(range). It is assumed when that is set.
-          - V(manual) gives no IPv4 address.
-          - An address which V(auto) chose is kept in later runs.
-        type: str
-      range:
-        description: Where addresses are chosen from, as V(192.0.2.105-192.0.2.199) or V(192.0.2.0/24).
-        type: str
-      prefix:
-        description: Prefix length of the subnet, when C(ip) and C(range) do not say it.
-        type: int
-      gateway:
-        description: Default gateway. It is never given to a guest.
-        type: str
-      nameserver:
-        description: Another place for O(nameserver), at the first interface.
-        type: str
-      ip6:
-        description:
-          - An IPv6 address with its prefix length.
-          - V(auto) leaves the choice to the router's advertisements (SLAAC), V(dhcp) to a DHCP server.
-          - V(manual) gives no IPv6 address.
-        type: str
-        version_added: 0.2.0
-      gateway6:
-        description: Default gateway for IPv6.
-        type: str
-        version_added: 0.2.0
-      tag:
-        description: VLAN of the interface. V(0) means none.
-        type: int
-        version_added: 0.2.0
-      mtu:
-        description: Largest packet in bytes.
-        type: int
-        version_added: 0.2.0
-      firewall:
-        description: Whether the firewall of Proxmox VE guards the interface.
-        type: bool
-        version_added: 0.2.0
-      mac:
-        description: MAC address. Proxmox VE chooses one if not specified.
-        type: str
-        aliases: [hwaddr]
-        version_added: 0.2.0
-      rate:
-        description: Most megabytes per second that the interface may send.
-        type: float
-        version_added: 0.2.0
-  networks:
-    description:
-      - All network interfaces that are cared for, in the order of their numbers; the first is C(net0).
-      - An address is chosen with V(auto) for the first one only.
-      - Interfaces that a guest has beyond these are left alone.
-    type: list
-    elements: dict
-    version_added: 0.2.0
-    suboptions: *interface
-  nameserver:
-    description:
-      - Addresses of DNS servers, separated by spaces. The node's own are used if not specified. An empty text removes
-        those that are set.
-    type: str
-    version_added: 0.2.0
-  searchdomain:
-    description: DNS search domains, separated by spaces. The node's own are used if not specified.
-    type: str
-    version_added: 0.2.0
   tags:
     description: All tags of the guest, except the one that O(purpose) adds.
     type: list
@@ -546,6 +466,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._network_args import NETWORK_ARGS, NETWORK_EXCLUSIVE
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     PROXMOX_ARGS,
     Endpoint,
@@ -573,21 +494,6 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Resca
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_wait import Patience
 
-NETWORK_OPTIONS: dict[str, Any] = {
-    "bridge": {"type": "str"},
-    "ip": {"type": "str"},
-    "range": {"type": "str"},
-    "prefix": {"type": "int"},
-    "gateway": {"type": "str"},
-    "nameserver": {"type": "str"},
-    "ip6": {"type": "str"},
-    "gateway6": {"type": "str"},
-    "tag": {"type": "int"},
-    "mtu": {"type": "int"},
-    "firewall": {"type": "bool"},
-    "mac": {"type": "str", "aliases": ["hwaddr"]},
-    "rate": {"type": "float"},
-}
 VOLUME_OPTIONS: dict[str, Any] = {
     "id": {"type": "str", "required": True},
     "mountpoint": {"type": "path", "required": True},
@@ -601,6 +507,7 @@ STARTUP_OPTIONS: dict[str, Any] = {"order": {"type": "int"}, "up": {"type": "int
 ARGUMENT_SPEC: dict[str, Any] = {
     **PROXMOX_ARGS,
     **STATE_ARGS,
+    **NETWORK_ARGS,
     "name": {"type": "str", "required": True, "aliases": ["hostname"]},
     "state": {
         "type": "str",
@@ -624,10 +531,6 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "disk": {"type": "int"},
     "mount_volumes": {"type": "list", "elements": "dict", "options": VOLUME_OPTIONS},
     "storage": {"type": "str"},
-    "network": {"type": "dict", "options": NETWORK_OPTIONS},
-    "networks": {"type": "list", "elements": "dict", "options": NETWORK_OPTIONS},
-    "nameserver": {"type": "str"},
-    "searchdomain": {"type": "str"},
     "tags": {"type": "list", "elements": "str"},
     "pool": {"type": "str"},
     "ssh_public_keys": {"type": "list", "elements": "str", "no_log": False, "aliases": ["pubkey", "sshkeys"]},
@@ -705,7 +608,7 @@ def settle_host_key(module: AnsibleModule, api: Api, outcome: Outcome) -> Record
 def main() -> None:
     module = AnsibleModule(
         argument_spec=ARGUMENT_SPEC,
-        mutually_exclusive=[("network", "networks"), ("template", "clone")],
+        mutually_exclusive=[*NETWORK_EXCLUSIVE, ("template", "clone")],
         supports_check_mode=True,
     )
     result: dict[str, Any] = {}
