@@ -135,7 +135,8 @@ def _container(found: Drift, wanted: Wanted, config: Mapping[str, Any]) -> None:
     nesting = {} if wanted.nesting is None else {NESTING: str(int(wanted.nesting))}
     check_features(wanted.name, {**wanted.features, **nesting}, features, unprivileged=unprivileged)
     if wanted.nesting is not None and wanted.nesting != flag(features.get(NESTING)):
-        found.note("nesting", flag(features.get(NESTING)), wanted.nesting, restart=True, option="features")
+        found.note("nesting", flag(features.get(NESTING)), wanted.nesting)
+        found.needs_restart["features"] = "features"
         found.set["features"] = format_properties({**features, **nesting})
     for volume in wanted.volumes:
         _volume(found, wanted, volume, config)

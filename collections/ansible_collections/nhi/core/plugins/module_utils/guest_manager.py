@@ -20,9 +20,10 @@ from .guest_addresses import TakenAddresses, fixed_addresses, guest_macs, taken_
 from .guest_apply import GuestChange
 from .guest_config import restart_words
 from .guest_guards import check_made_by
+from .guest_placement import check_owners
 from .guest_plan import plan_absent, plan_create, plan_existing
 from .guest_privileges import change_needs, check_privileges, creation_needs
-from .guest_reader import Api, Cluster, find_row, live_address, read_cluster, read_guest, read_pending
+from .guest_reader import Api, Cluster, find_row, live_address, owners_of, read_cluster, read_guest, read_pending
 from .guest_record import guests_of
 from .guest_rescan import Rescan
 from .guest_site import Allocator, Site, choose_site
@@ -176,6 +177,7 @@ class GuestManager:
                 raise PreflightError(
                     f"{network.ip} belongs to {owner}: choose another {network.label}.ip for {found.label}"
                 )
+        check_owners(owners_of(self._api, others.guests, self._wanted.fixed_six.keys()), self._wanted)
 
     @contextlib.contextmanager
     def _new_address(self, cluster: Cluster, found: Found, plan: GuestPlan) -> Iterator[None]:

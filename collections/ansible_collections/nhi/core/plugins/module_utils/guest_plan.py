@@ -40,7 +40,8 @@ def plan_create(wanted: Wanted, place: Placement) -> GuestPlan:
     plan = GuestPlan(after=_new_facts(wanted, place, kind))
     plan.actions.append(Action(CLONE if place.clone_of else CREATE, _creation_sentence(wanted, place, label)))
     if place.clone_of:
-        plan.actions.append(Action(CONFIGURE, f"Give {label} its own size, network and SSH keys"))
+        own = "its own size and network" if kind == LXC else "its own size, network and SSH keys"
+        plan.actions.append(Action(CONFIGURE, f"Give {label} {own}"))
         if wanted.disk_gib or wanted.volumes:
             sizes = [f"the disk of {label} to {wanted.disk_gib} GiB"] if wanted.disk_gib else []
             sizes += [f"{v.id} to {v.size_gib} GiB" for v in wanted.volumes if v.size_gib]

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Protocol
 
 from .addresses import (
@@ -219,6 +219,30 @@ def bridges(api: Api, node: str) -> list[Row]:
 
 def configured_addresses(api: Api, guests: Sequence[Row]) -> tuple[dict[IPv4Address, str], list[str]]:
     """Fixed addresses of guests with who has them, and the names of guests whose configuration could not be read."""
+    taken: dict[IPv4Address, str] = {}
+    unread: list[str] = []
+    for row, config in _configurations(api, guests):
+        if config is None:
+            unread.append(_label(row))
+            continue
+        for record in config_addresses(guest_nics(str(row["type"]), config)):
+            if record["family"] == "ipv4":
+                taken[IPv4Address(record["address"])] = _label(row)
+    return taken, unread
+
+
+def owners_of(api: Api, guests: Sequence[Row], addresses: Collection[IPv6Address]) -> dict[IPv6Address, str]:
+    """Who has these addresses in a configuration; nothing is read when none is asked about."""
+    found: dict[IPv6Address, str] = {}
+    for row, config in _configurations(api, guests if addresses else ()):
+        for record in config_addresses(guest_nics(str(row["type"]), config or {})):
+            if record["family"] == "ipv6" and IPv6Address(record["address"]) in addresses:
+                found[IPv6Address(record["address"])] = _label(row)
+    return found
+
+
+def _configurations(api: Api, guests: Sequence[Row]) -> Iterator[tuple[Row, Mapping[str, Any] | None]]:
+    """Each guest with its configuration, empty when it is gone, None when it can not be read."""
 
     def one(row: Row) -> Mapping[str, Any] | None:
         try:
@@ -229,17 +253,8 @@ def configured_addresses(api: Api, guests: Sequence[Row]) -> tuple[dict[IPv4Addr
             return None
         return config
 
-    taken: dict[IPv4Address, str] = {}
-    unread: list[str] = []
     with ThreadPoolExecutor(_PARALLEL_READS) as threads:
-        for row, config in zip(guests, threads.map(one, guests), strict=True):
-            if config is None:
-                unread.append(_label(row))
-                continue
-            for record in config_addresses(guest_nics(str(row["type"]), config)):
-                if record["family"] == "ipv4":
-                    taken[IPv4Address(record["address"])] = _label(row)
-    return taken, unread
+        yield from zip(guests, threads.map(one, guests), strict=True)
 
 
 def reported_addresses(api: Api, found: Found) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ from .guest_clone import CloneSource, choose_clone_node, clone_problems, clone_w
 from .guest_config import DEFAULT_DISK_GIB, Placement, root_disk
 from .guest_drift import volume_text
 from .guest_extras import NESTING, check_features
-from .guest_placement import check_bridge, check_pool, choose_node, choose_storage, choose_template
-from .guest_reader import Api, Cluster, bridges, storages, template_volumes, vmid_is_free
+from .guest_placement import check_bridge, check_owners, check_pool, choose_node, choose_storage, choose_template
+from .guest_reader import Api, Cluster, bridges, owners_of, storages, template_volumes, vmid_is_free
 from .guest_spec import DEFAULT_BRIDGE, LXC, Wanted
 from .neighbours import is_used
 from .reservations import Choice, Held
@@ -85,6 +85,9 @@ class _Survey:
             rows = bridges(self._api, node)
             for bridge in dict.fromkeys(n.bridge or DEFAULT_BRIDGE for n in wanted.networks):
                 self._check("bridge", partial(check_bridge, rows, bridge, node))
+        if wanted.fixed_six:
+            owners = owners_of(self._api, self._cluster.guests, wanted.fixed_six.keys())
+            self._check("address", lambda: check_owners(owners, wanted))
         pool = wanted.pool
         if pool:
             self._check("pool", lambda: check_pool(self._api.get("/pools"), pool))
@@ -236,8 +239,6 @@ class Allocator:
         if owner:
             label = self._wanted.network.label
             raise PreflightError(f"{address} belongs to {owner}: choose another {label}.ip, or auto")
-                f"{address} belongs to {owner}: choose another {self._wanted.network.label}.ip, or auto"
-            )
         before, name = held.quarantined.get(address), self._wanted.name
         if before is not None and before.name != name:
             self.warnings.append(

@@ -56,7 +56,7 @@ def test_all_of_it_is_corrected_in_a_guest_that_somebody_else_made(lab: GuestLab
     assert config["features"] == "keyctl=1,nesting=1"
     assert (config["swap"], config["timezone"]) == (0, "Europe/Berlin")
     assert config["mp0"].startswith("local-lvm:")
-    assert outcome.plan.restart_required == ["nameserver", "searchdomain", "timezone", "nesting"]
+    assert outcome.plan.restart_required == ["nameserver", "searchdomain", "timezone", "features"]
     assert outcome.vm is not None
     assert outcome.vm["managed"] is False
     assert list(lab.pve.guests) == [110]

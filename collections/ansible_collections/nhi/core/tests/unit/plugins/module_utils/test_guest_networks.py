@@ -146,6 +146,19 @@ def test_no_interface_takes_the_address_of_another_guest(lab: GuestLab) -> None:
     assert lab.pve.writes() == []
 
 
+def test_no_interface_takes_the_ipv6_address_of_another_guest(lab: GuestLab) -> None:
+    lab.pve.add(120, "web", "qemu", net1="virtio,bridge=vmbr0", ipconfig1="ip6=FD00:0::9/64")
+    taken = [{}, {"ip6": "fd00::9/64"}]
+    with pytest.raises(PreflightError, match=r"fd00::9 belongs to VM 120 web on pve: choose another networks\[1\].ip6"):
+        lab.run({"name": "new", "template": "debian-12", "networks": taken})
+    lab.pve.add(121, "old", net0="name=eth0,bridge=vmbr0,ip=dhcp")
+    with pytest.raises(PreflightError, match=r"fd00::9 belongs to VM 120 web on pve"):
+        lab.run({"name": "old", "networks": taken})
+    assert lab.pve.writes() == []
+    lab.run({"name": "old", "networks": [{}, {"ip6": "fd00::10/64"}]})
+    assert not lab.run({"name": "old", "networks": [{}, {"ip6": "fd00::10/64"}]}).plan.changed
+
+
 def test_every_bridge_is_looked_for(lab: GuestLab) -> None:
     with pytest.raises(PreflightError, match="bridge vmbr7 does not exist"):
         lab.run({"name": "new", "template": "debian-12", "networks": [{}, {"bridge": "vmbr7"}]})
