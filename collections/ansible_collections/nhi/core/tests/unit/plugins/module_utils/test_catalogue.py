@@ -16,6 +16,7 @@ from ansible_collections.nhi.core.plugins.module_utils.catalogue import (
     load_catalogue,
     offered_services,
     parse_entry,
+    wanted_secrets,
 )
 from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import SHIPPED, read_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.errors import CatalogueError
@@ -150,3 +151,33 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="does not exist"):
         read_catalogue([tmp_path / "nowhere"])
+
+
+def test_an_entry_says_how_often_it_is_backed_up_and_weekly_if_it_does_not() -> None:
+    plain = {key: value for key, value in ENTRY.items() if key != "backup"}
+    assert parse_entry(plain).backup == "weekly"
+    assert parse_entry(changed(backup="daily")).backup == "daily"
+
+
+def test_secrets_have_a_length_and_are_variables() -> None:
+    secrets = wanted_secrets([{"name": "redis_password", "length": 40}, {"name": "redis_other"}])
+    assert [(s.name, s.length) for s in secrets] == [("redis_password", 40), ("redis_other", 32)]
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        ({"backup": "hourly"}, "backup must be one of daily, weekly, none"),
+        ({"secrets": "redis_password"}, "secrets must be a list"),
+        ({"secrets": [{"name": "Not-A-Variable"}]}, r"secrets\[0\].name must be a variable of the role"),
+        ({"secrets": [{"name": "a", "length": 4}]}, r"secrets\[0\].length must be a number from 12 to 128"),
+        ({"secrets": [{"name": "a"}, {"name": "a"}]}, r"secrets\[1\].name a is used twice"),
+        ({"secrets": [{"name": "a", "value": "x"}]}, r"secrets\[0\].value is not known"),
+        ({"variables": ["redis_port"]}, "variables must be a mapping"),
+        ({"variables": {"redis-port": 1}}, "variables.redis-port must be named like a variable"),
+        ({"secrets": [{"name": "a"}], "variables": {"a": 1}}, "variables.a is one of the secrets too"),
+    ],
+)
+def test_backup_secrets_and_variables_are_checked(more: dict[str, Any], fault: str) -> None:
+    with pytest.raises(CatalogueError, match=fault):
+        parse_entry(changed(**more))

@@ -127,3 +127,28 @@ def test_orders_respect_every_edge_of_any_graph_without_cycles(edges: list[tuple
         reached = {d.service.name for d in graph.dependents([name])}
         assert {n for n in needs if name in needs[n]} <= reached
         assert all(needs[n] & (reached | {name}) for n in reached)
+
+
+def test_registered_services_are_part_of_the_graph_and_the_person_is_right(tmp_path: Path) -> None:
+    hand, overlay = tmp_path / "dependency_graph.json", tmp_path / "dependency_graph.d"
+    hand.write_text(json.dumps(chain(brain=[], web=["cache"], cache=["brain"])))
+    overlay.mkdir()
+    for name, needed in {"redis-cache": ["brain", "forgotten"], "cache": []}.items():
+        (overlay / f"{name}.json").write_text(json.dumps({"services": {name: {"depends_on": needed}}}))
+    graph = load_graph(hand, overlay)
+    assert graph.services["redis-cache"].depends_on == ("brain",)
+    assert graph.services["cache"].depends_on == ("brain",)
+    assert graph.required_by("brain") == ("cache", "redis-cache")
+
+
+def test_a_person_may_depend_on_what_is_registered(tmp_path: Path) -> None:
+    hand, overlay = tmp_path / "dependency_graph.json", tmp_path / "dependency_graph.d"
+    hand.write_text('{"services": {"shop": {"depends_on": ["redis-cache"]}}}')
+    with pytest.raises(GraphError, match="shop depends on redis-cache, which is not among the services"):
+        load_graph(hand, overlay)
+    overlay.mkdir()
+    (overlay / "redis-cache.json").write_text('{"services": {"redis-cache": {}}}')
+    assert load_graph(hand, overlay).required_by("redis-cache") == ("shop",)
+    (overlay / "redis-cache.json").write_text("[]")
+    with pytest.raises(GraphError, match=r"redis-cache\.json registers no services"):
+        load_graph(hand, overlay)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.nhi.core.plugins.module_utils import guest_host_key
+from ansible_collections.nhi.core.plugins.module_utils.guest_host_key import HostKey
 from ansible_collections.nhi.core.plugins.modules import nhi_vm
 from ansible_collections.nhi.core.tests.unit.plugins.modules.module_runner import FakeClient, Run, runner
 
@@ -73,3 +75,34 @@ def test_an_unknown_option_or_value_is_refused_by_the_argument_spec(
 ) -> None:
     assert run(name="redis", **options)["failed"]
     assert pve.calls == []
+
+
+def test_only_the_guest_of_the_named_operation_is_destroyed(pve: FakeClient, run: Run) -> None:
+    pve.add(105, "redis", description="Redis.\n\nnhi: op-other")
+    gone = {"name": "redis", "state": "absent", "confirm": "redis"}
+    refused = run(**gone, made_by="op-mine")
+    assert "was made by op-other, not by op-mine: it is left alone" in refused["msg"]
+    assert pve.writes() == []
+    assert run(**gone, made_by="op-other")["changed"]
+    assert pve.guests == {}
+
+
+def test_a_guest_that_answers_with_another_key_is_told_with_the_failure(
+    pve: FakeClient, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "known_hosts"
+    pve.add(105, "redis", running=True, net0="name=eth0,bridge=vmbr0,ip=192.0.2.105/24")
+    shown = [HostKey("ssh-ed25519", "QUJD")]
+    monkeypatch.setattr(guest_host_key, "scan_host_keys", lambda _address: shown)
+    first = run(name="redis", known_hosts=str(file))
+    assert (first["host_key"], first["changed"]) == ("first_sight", True)
+    again = run(name="redis", known_hosts=str(file))
+    assert (again["host_key"], again["changed"]) == ("unchanged", False)
+    shown[:] = [HostKey("ssh-ed25519", "REVG")]
+    changed = run(name="redis", known_hosts=str(file))
+    assert "shows another SSH host key" in changed["msg"]
+    assert changed["vm"]["vmid"] == 105
+    assert run(name="redis", known_hosts=str(file), check=True)["host_key"] is None
+    pve.guests[105]["running"] = False
+    run(name="redis", state="absent", confirm="redis", known_hosts=str(file))
+    assert file.read_text() == ""
