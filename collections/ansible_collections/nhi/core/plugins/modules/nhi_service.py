@@ -13,7 +13,7 @@ version_added: 0.1.0
 description:
   - The last step of a deployment. It asks the service from outside whether it is well, as its catalogue entry says, and
     repeats that for a bounded time. A service that is well is written into the dependency graph and the targets of the
-    monitoring, and the lab is scanned, so that C(state.json) tells the truth at once.
+    monitoring, and its guest is scanned, so that C(state.json) tells the truth at once.
   - A service that is not well is not registered, and the task fails with what it answered.
   - The hand-edited C(dependency_graph.json) is never written. Registered services stand in C(dependency_graph.d) beside
     C(state.json), one file for each guest, and are read together with it.
@@ -161,7 +161,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, P
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import guest_name
 from ansible_collections.nhi.core.plugins.module_utils.interrupts import InterruptedRunError, Interrupts
-from ansible_collections.nhi.core.plugins.module_utils.scan_options import ScanOptions
+from ansible_collections.nhi.core.plugins.module_utils.scan_options import ScanOptions, guest_wish
 from ansible_collections.nhi.core.plugins.module_utils.scan_write import run_scan
 from ansible_collections.nhi.core.plugins.module_utils.service_records import Deployed, ServiceRecords
 from ansible_collections.nhi.core.plugins.module_utils.service_registration import Registration, register, unregister
@@ -169,7 +169,7 @@ from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 
 
 def scanner(params: dict[str, Any], catalogue: dict[str, CatalogueEntry]) -> Callable[[], None]:
-    """Scans the lab and writes state.json."""
+    """Scans the guest, or the whole lab where that was never done, and writes state.json."""
 
     def scan() -> None:
         endpoint = endpoint_from_params(params)
@@ -178,7 +178,7 @@ def scanner(params: dict[str, Any], catalogue: dict[str, CatalogueEntry]) -> Cal
                 StateStore(params["state_dir"]),
                 client,
                 catalogue,
-                ScanOptions(guest_health_port=params["guest_health_port"]),
+                ScanOptions(guest_health_port=params["guest_health_port"], guests=guest_wish([params["name"]])),
                 endpoint=f"{endpoint.identity} at {endpoint.server}",
                 identity=endpoint.identity,
                 by=this_program("nhi_service"),
