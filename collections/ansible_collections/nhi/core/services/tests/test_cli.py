@@ -301,3 +301,27 @@ def test_text_that_the_output_has_no_character_for_is_escaped(tmp_path: Path) ->
         },
     )
     assert done.stdout == "J\\xfcrgen \\ud800\n"
+
+
+# nhi services
+
+
+@pytest.mark.usefixtures("store")
+def test_services_that_run_and_services_that_can_be_had_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["services", "--json"]) == 0
+    listing = json.loads(capsys.readouterr().out)
+    assert [(s["service"], s["guest"]) for s in listing["services"]] == [("redis", "redis-cache")]
+    assert {"redis", "postgresql"} <= {offer["service"] for offer in listing["catalogue"]}
+    assert main(["services"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("SERVICE")
+    assert listing["services"][0]["urls"][0] in out
+
+
+def test_before_the_first_scan_services_says_what_can_be_had(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["services", "--state-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("No service is known to run.")
+    assert "postgresql" in out

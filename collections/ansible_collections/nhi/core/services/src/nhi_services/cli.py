@@ -20,7 +20,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
-from nhi_services import scan_command, state_commands
+from nhi_services import scan_command, service_command, state_commands
 from nhi_services.settings import Settings, SettingsError, read_secret, read_settings
 from nhi_services.status import render, status_of
 from nhi_services.table import screen_of
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nhi {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_status(commands)
+    _add_services(commands)
     _add_scan(commands)
     _add_state(commands)
     return parser
@@ -92,6 +93,11 @@ def _add(
 
 def _add_status(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = _add(commands, "status", "Show the guests, their health, and what is wrong.", _status)
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_services(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = _add(commands, "services", "Show which services run where, and which can be had.", _services)
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -124,6 +130,14 @@ def _status(settings: Settings, arguments: argparse.Namespace) -> None:
         print(state_commands.as_text(status.as_data()))
     else:
         print("\n".join(render(status, screen_of(sys.stdout, os.environ))))
+
+
+def _services(settings: Settings, arguments: argparse.Namespace) -> None:
+    listing = service_command.listing_of(settings)
+    if arguments.json:
+        print(state_commands.as_text(listing))
+    else:
+        print("\n".join(service_command.render(listing, screen_of(sys.stdout, os.environ))))
 
 
 def _scan(settings: Settings, arguments: argparse.Namespace) -> None:

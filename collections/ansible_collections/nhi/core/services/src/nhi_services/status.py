@@ -152,15 +152,16 @@ def _guest_cells(line: GuestLine) -> list[Cell]:
         Cell(line.guest),
         Cell(line.type),
         Cell(line.address or "-"),
-        _coloured(line.state),
-        _coloured(line.health),
+        coloured(line.state),
+        coloured(line.health),
         Cell(age_in_words(line.age_seconds) + mark, "" if line.freshness == "fresh" else _LATE),
     ]
 
 
 def _alert_cells(line: AlertLine) -> list[Cell]:
-    return [_coloured(line.severity), Cell(age_in_words(line.age_seconds)), Cell(line.message)]
+    return [coloured(line.severity), Cell(age_in_words(line.age_seconds)), Cell(line.message)]
 
 
-def _coloured(word: str) -> Cell:
+def coloured(word: str) -> Cell:
+    """A word of health, state or severity in its colour."""
     return Cell(word, _COLOURS.get(word, ""))
