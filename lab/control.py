@@ -24,9 +24,9 @@ START_SECONDS = 600
 STOP_SECONDS = 90
 MADE_FILES = (
     FILE, "lab.db", "lab.db-wal", "lab.db-shm", "credentials.json", "env", "requests.jsonl", "faults.json",
-    "faults.lock", LOG_FILE, PID_FILE,
+    "faults.lock", LOG_FILE, PID_FILE, "vault-password",
 )  # fmt: skip
-MADE_DIRECTORIES = ("tasks", "tls", "ssh", "storage", "driver", "embedded")
+MADE_DIRECTORIES = ("tasks", "tls", "ssh", "storage", "driver", "embedded", "vault")
 
 
 class LabError(Exception):
