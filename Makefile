@@ -67,10 +67,11 @@ fix: ## Let ruff mend and format what it can
 	@scripts/bootstrap.sh dev
 	@$(in_env) ruff check --fix --quiet; ruff format --quiet
 
-bench: ## Measure the scan and the inventory against community.proxmox (about 10 minutes)
+bench: ## Measure scan, inventory and deployment against community.proxmox (about 15 minutes)
 	@scripts/bootstrap.sh dev
 	@$(python) -m benchmarks.scan
 	@$(python) -m benchmarks.inventory
+	@$(python) -m benchmarks.service
 
 lab-up: ## Start the lab: a Proxmox VE API on real containers when root, in memory when not
 	@scripts/bootstrap.sh demo
