@@ -110,9 +110,10 @@ def test_each_database_has_its_owner_and_its_extensions(host: Any) -> None:
     def extensions(database: str) -> set[str]:
         return set(ask(host, "SELECT extname FROM pg_extension", database).split()) - {"plpgsql"}
 
-    assert extensions("postgres") == {"pg_stat_statements"}
-    assert extensions("web-app") == {"pg_stat_statements", "pg_trgm"}
-    assert extensions("jobs") == {"pg_stat_statements", "pg_cron"}
+    common = {"pg_stat_statements", "btree_gin"}
+    assert extensions("postgres") == common
+    assert extensions("web-app") == {*common, "pg_trgm"}
+    assert extensions("jobs") == {*common, "pg_cron"}
 
 
 def test_jobs_are_scheduled_in_the_database_that_has_pg_cron(host: Any) -> None:
