@@ -123,6 +123,18 @@ class GuestLockedError(ProxmoxError):
     """The guest is locked by another operation."""
 
 
+class PowerStateError(ProxmoxError):
+    """The guest runs, or does not, and the call needs it the other way round."""
+
+
+class ConfigChangedError(ProxmoxError):
+    """Somebody changed the configuration between our reading and our writing; nothing was written."""
+
+
+class ClusterNotReadyError(ProxmoxError):
+    """The cluster has no quorum: it answers, but nothing can be written."""
+
+
 class TaskError(ProxmoxError):
     """A Proxmox task ended with an error; log holds its last lines."""
 

@@ -15,6 +15,7 @@ from .errors import (
     NHIError,
     NotFoundError,
     PermissionDeniedError,
+    PowerStateError,
     ProxmoxError,
     UnreachableError,
 )
@@ -234,6 +235,10 @@ class GuestChange:
                     break
                 if last:
                     raise
+            except (PowerStateError, NotFoundError):
+                if achieved():  # refused, since somebody else did just that
+                    break
+                raise
         return ""
 
     def _was_done(self, found: Found, achieved: Callable[[], bool]) -> bool:

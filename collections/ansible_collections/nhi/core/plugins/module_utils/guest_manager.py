@@ -23,7 +23,7 @@ from .guest_guards import check_made_by
 from .guest_placement import check_owners
 from .guest_plan import plan_absent, plan_create, plan_existing
 from .guest_privileges import change_needs, check_privileges, creation_needs
-from .guest_reader import Api, Cluster, find_row, live_address, owners_of, read_cluster, read_guest, read_pending
+from .guest_reader import Api, Cluster, find_guest, live_address, owners_of, read_cluster, read_guest, read_pending
 from .guest_record import guests_of
 from .guest_rescan import Rescan
 from .guest_site import Allocator, Site, choose_site
@@ -106,10 +106,9 @@ class GuestManager:
 
     def _once(self) -> Outcome:
         cluster = read_cluster(self._api)
-        row = find_row(cluster, self._wanted)
+        found = self._found = find_guest(self._api, cluster, self._wanted)
         self._looked = True
-        if row is not None:
-            found = self._found = read_guest(self._api, row)
+        if found is not None:
             return self._destroy(cluster, found) if self._wanted.state == "absent" else self._change(cluster, found)
         if self._wanted.state == "absent":
             idle = f"No guest that this token may see is called {self._wanted.name}: nothing to do."

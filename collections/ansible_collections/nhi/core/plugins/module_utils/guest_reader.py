@@ -32,6 +32,7 @@ from .errors import (
 from .guest import Found
 from .guest_config import fixed_address, flag, waiting_options
 from .guest_spec import KINDS, LXC
+from .proxmox_rows import refuse_blindness, with_numbers
 from .proxmox_tasks import TaskResult
 
 Row = Mapping[str, Any]
@@ -93,7 +94,8 @@ def guest_path(kind: str, node: str, vmid: int, *parts: str) -> tuple[str, ...]:
 def read_cluster(api: Api) -> Cluster:
     """All guests, nodes and storages in one call, plus one call for each guest without a name yet."""
     read_at = datetime.now(UTC)
-    rows = [dict(r) for r in api.get("/cluster/resources")]
+    rows = [with_numbers(r) for r in api.get("/cluster/resources")]
+    refuse_blindness(api, rows, "the API token")
     for row in rows:
         if row.get("type") in KINDS and not row.get("name"):
             _name_row(api, row)
@@ -127,6 +129,19 @@ def find_row(cluster: Cluster, wanted: Named) -> Row | None:
         both = " and ".join(_label(r) for r in sorted(named, key=lambda r: int(r["vmid"])))
         raise PreflightError(f"{wanted.name} could be {both}: set vmid to say which one, or rename one of them")
     return named[0] if named else None
+
+
+def find_guest(api: Api, cluster: Cluster, wanted: Named) -> Found | None:
+    """The one guest that is meant, read now: the name in a row may be that of the last guest with this VMID."""
+    read: dict[int, Found] = {}
+    rows: list[Row] = []
+    for row in cluster.rows:
+        if row.get("type") in KINDS and (row.get("name") == wanted.name or row["vmid"] == wanted.vmid):
+            found = read[int(row["vmid"])] = read_guest(api, row)
+            row = {**row, "name": found.name}
+        rows.append(row)
+    meant = find_row(Cluster(rows, cluster.read_at), wanted)
+    return None if meant is None else read[int(meant["vmid"])]
 
 
 def _label(row: Row) -> str:
@@ -198,7 +213,7 @@ def vmid_is_free(api: Api, vmid: int) -> bool:
 
 def storages(api: Api, node: str) -> list[Row]:
     """Storages of a node that this token may use."""
-    return list(api.get(("nodes", node, "storage")))
+    return [with_numbers(r) for r in api.get(("nodes", node, "storage"))]
 
 
 def template_volumes(api: Api, node: str, rows: Iterable[Row]) -> list[str]:

@@ -19,7 +19,7 @@ from .guest_backup_manager import BackupOutcome, BackupRun
 from .guest_backup_reader import checked_site, node_with, read_archive, read_backups, storage_of
 from .guest_config import Placement, fixed_address
 from .guest_privileges import check_privileges, restore_needs
-from .guest_reader import Api, Cluster, configured_addresses, find_row, read_cluster, read_guest
+from .guest_reader import Api, Cluster, configured_addresses, find_guest, read_cluster, read_guest
 from .guest_record import guests_of
 from .guest_restore import RestoreWish, is_restored_from, plan_beside, plan_replace
 from .guest_site import Allocator
@@ -56,8 +56,7 @@ class RestoreManager:
 
     def _look_and_act(self) -> BackupOutcome:
         cluster = read_cluster(self._api)
-        row = self._row(cluster)
-        found = read_guest(self._api, row) if row is not None else None
+        found = find_guest(self._api, cluster, self._wish.guest)
         if found is not None and self._run.guards.confirm is None and is_restored_from(found, self._wish.backup):
             return BackupOutcome(GuestPlan(), vm=guest_facts(found))
         storage = storage_of(self._wish.backup)
@@ -67,10 +66,6 @@ class RestoreManager:
         if found is not None:
             return self._replace(cluster, found, backup, archive)
         return self._beside(cluster, node, backup, archive)
-
-    def _row(self, cluster: Cluster) -> dict[str, object] | None:
-        row = find_row(cluster, self._wish.guest)
-        return None if row is None else dict(row)
 
     def _backup(self, node: str, storage: str) -> Backup:
         for backup in read_backups(self._api, node, storage):

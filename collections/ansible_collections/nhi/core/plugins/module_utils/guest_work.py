@@ -12,17 +12,17 @@ from typing import Any
 from .errors import GuestChangeError, PreflightError
 from .guest import Found
 from .guest_guards import GuestName
-from .guest_reader import Api, Cluster, Row, find_row, read_guest
+from .guest_reader import Api, Cluster, Row, find_guest
 from .interrupts import InterruptedRunError, Interrupts
 
 
 def the_guest(api: Api, cluster: Cluster, wanted: GuestName) -> Found:
     """The one guest that is meant, read now; PreflightError when there is none."""
-    row = find_row(cluster, wanted)
-    if row is None:
+    found = find_guest(api, cluster, wanted)
+    if found is None:
         named = wanted.name + (f" (VMID {wanted.vmid})" if wanted.vmid is not None else "")
         raise PreflightError(f"{named} does not exist, or this token can not see it: correct name and vmid")
-    return read_guest(api, row)
+    return found
 
 
 def row_of(found: Found) -> Row:

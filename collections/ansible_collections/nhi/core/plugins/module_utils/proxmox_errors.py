@@ -16,19 +16,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .errors import (
-    AlreadyExistsError,
     AuthenticationError,
-    GuestLockedError,
-    NotFoundError,
     ParameterError,
     PermissionDeniedError,
     ProxmoxError,
     UnreachableError,
 )
+from .proxmox_refusals import ROOT_ONLY, meaning_of
 
-_ALREADY_EXISTS = re.compile(r"already exists|File exists")
-_NOT_FOUND = re.compile(r"does not exist|no such|hostname lookup '[^']*' failed")
-_LOCKED = re.compile(r"is locked|can't lock file|got (?:lock request )?timeout")
+_ROOT_ONLY = re.compile(r"root@pam|[Oo]nly root")
+_NEEDS_LOGIN = "not available with API token"
+_NO_POOL = re.compile(r"pool '[^']*' does not exist")
+_CREATES = re.compile(r"/nodes/[^/]+/(?:lxc|qemu)(?:/\d+/clone)?")
 _PERMISSION = re.compile(r"Permission check failed \((?P<path>/[^,)]*), (?P<privilege>[^)]+)\)")
 _LONGEST_TEXT = 400
 
@@ -49,6 +48,7 @@ class Call:
 def error_from_answer(call: Call, status: int, reason: str, content_type: str, body: bytes) -> ProxmoxError:
     """The typed error for an answer whose status is not 2xx."""
     message, errors = _texts(body, content_type)
+    reason = _readable(reason)
     text = (
         "; ".join(f"{name}: {value}" for name, value in sorted(errors.items()))
         or message
@@ -70,9 +70,10 @@ def _classify(call: Call, status: int, text: str, content_type: str) -> tuple[ty
             " api_token_secret, and that the token has not expired"
         )
     if status in (595, 596, 599):
+        then = "then try again" if call.method == "GET" else "and scan before repeating it: it may have been done"
         return UnreachableError, (
             f"{call} got no answer from the node behind it ({status} {text}): check that the node is online and its"
-            " pvedaemon is running, then try again"
+            f" pvedaemon is running, {then}"
         )
     if "html" in content_type or 300 <= status < 400 or status in (502, 503, 504):
         return UnreachableError, _not_proxmox(call, f"{status} {text}")
@@ -87,14 +88,9 @@ def _classify(call: Call, status: int, text: str, content_type: str) -> tuple[ty
 
 
 def _classify_refusal(call: Call, status: int, text: str) -> tuple[type[ProxmoxError], str]:
-    if _ALREADY_EXISTS.search(text):
-        return AlreadyExistsError, f"{call} refused: {text}: choose another VMID or name"
-    if _LOCKED.search(text):
-        return GuestLockedError, (
-            f"{call} refused: {text}: wait until the operation that holds the lock has ended, then try again"
-        )
-    if _NOT_FOUND.search(text):
-        return NotFoundError, f"{call} refused: {text}: check the name, VMID and node against a fresh scan"
+    meaning = meaning_of(text)
+    if meaning:
+        return meaning.kind, f"{call} refused: {text}: {meaning.advice}"
     if status == 400:
         return ParameterError, f"{call} refused a parameter: {text}: correct the value and try again"
     return ProxmoxError, f"{call} failed with {status}: {text}: see the task log and journal of that node"
@@ -103,12 +99,33 @@ def _classify_refusal(call: Call, status: int, text: str) -> tuple[type[ProxmoxE
 def _permission_sentence(call: Call, text: str) -> str:
     match = _PERMISSION.search(text)
     if not match:
-        return f"{call.identity} may not {call}: {text}: give the user and the token a role with the missing privilege"
+        return f"{call.identity} may not {call}: {text}: {_unnamed_privilege(call, text)}"
     privilege = match["privilege"].replace("|", " or ")
     return (
         f"{call.identity} lacks the privilege {privilege} on {match['path']} for {call}: give the user and the token"
         f" (privilege separation needs both) a role that has it on that path"
     )
+
+
+def _unnamed_privilege(call: Call, text: str) -> str:
+    """What to do about a 403 that names no privilege."""
+    if _ROOT_ONLY.search(text):
+        return ROOT_ONLY
+    if _NEEDS_LOGIN in text:
+        return "that call needs a login with a password, which a token can not replace"
+    if _NO_POOL.search(text):
+        return "choose a pool that exists, or leave pool out"
+    if call.method == "POST" and _CREATES.fullmatch(call.path):
+        return "give the user and the token a role with VM.Allocate on the new guest's path below /vms, or on its pool"
+    return "give the user and the token a role with the missing privilege"
+
+
+def _readable(reason: str) -> str:
+    """A reason phrase as it was meant: HTTP libraries read its bytes as Latin-1, Proxmox VE writes UTF-8."""
+    try:
+        return reason.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return reason
 
 
 def error_from_content(call: Call, content_type: str) -> UnreachableError:

@@ -23,6 +23,7 @@ from .catalogue import SERVICE_TAG, CatalogueEntry
 from .errors import PermissionDeniedError, ProxmoxError
 from .lanes import run_in_lanes
 from .probe import ProbeResult, Target, probe_all
+from .proxmox_rows import refuse_blindness
 from .scan_facts import (
     guest_facts,
     node_facts,
@@ -95,7 +96,7 @@ class Scanner:
         with self._phase("resources"):
             resources, cluster = self._overview(old)
             observed = utc_now()
-        self._refuse_blindness(resources)
+        refuse_blindness(self._client, resources.guests.values(), self._identity)
         with self._phase("guests"):
             readings, dead, failing = self._read_guests(resources, observed)
         infrastructure = self._assemble(resources, cluster, readings, dead, failing, old, format_time(observed))
@@ -146,21 +147,6 @@ class Scanner:
             return self._client.get(path)
         except ProxmoxError:
             return None
-
-    def _refuse_blindness(self, resources: Resources) -> None:
-        """A token without rights gets empty lists and no error: say so instead of reporting an empty lab."""
-        if resources.guests:
-            return
-        permissions = self._optional("/access/permissions")
-        if permissions is None or any("VM.Audit" in privileges for privileges in permissions.values()):
-            return
-        error = PermissionDeniedError(
-            f"{self._identity} sees no guest at all because it has VM.Audit nowhere: give the user and the token (with"
-            " privilege separation each needs it) a role such as PVEAuditor on /",
-            path="/cluster/resources",
-        )
-        error.privilege, error.acl_path = "VM.Audit", "/"
-        raise error
 
     def _read_guests(
         self, resources: Resources, observed: datetime

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .proxmox_rows import with_numbers
+
 Row = Mapping[str, Any]
 Fact = dict[str, Any]
 
@@ -31,7 +33,7 @@ class Resources:
 def sort_rows(rows: Iterable[Row]) -> Resources:
     """Nodes by name, guests by VMID, storage by id; other kinds (sdn, pool, network) are passed over."""
     found = Resources()
-    for row in rows:
+    for row in map(with_numbers, rows):
         kind = row.get("type")
         if kind == "node" and row.get("node"):
             found.nodes[str(row["node"])] = row

@@ -130,8 +130,8 @@ class FakeProxmox:
                     raise AlreadyExistsError(f"VM {given['vmid']} already exists", status=400)
                 return str(given["vmid"])
             case ["access", "permissions"]:
-                path = given["path"]
-                return {path: {p: 1 for p in PRIVILEGES if (p, path) not in self.lacking}}
+                path = given.get("path", "/")
+                return {path: {p: 1 for p in ("VM.Audit", *PRIVILEGES) if (p, path) not in self.lacking}}
             case ["nodes", _, "storage", _, "content"] if given["content"] == "backup":
                 return [b["row"] for b in self.backups.values() if given.get("vmid") in (None, b["row"]["vmid"])]
             case ["nodes", _, "storage", _, "content"]:

@@ -276,7 +276,7 @@ def test_a_missing_privilege_is_named_with_its_path(server: ApiServer, client: P
         (500, "unable to create VM 101: config file already exists", AlreadyExistsError),
         (500, "Configuration file 'nodes/pve/lxc/999.conf' does not exist", NotFoundError),
         (500, "storage 'nosuch' does not exist", NotFoundError),
-        (500, "hostname lookup 'nosuch' failed - failed to get address info for: nosuch", NotFoundError),
+        (500, "hostname lookup 'nosuch' failed - failed to get address info for: nosuch", UnreachableError),
         (500, "CT is locked (backup)", GuestLockedError),
         (500, "VM is locked (snapshot-delete)", GuestLockedError),
         (500, "can't lock file '/run/lock/lxc/pve-config-100.lock' - got timeout", GuestLockedError),
