@@ -20,7 +20,9 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import (
     PreflightError,
     UnreachableError,
 )
-from ansible_collections.nhi.core.plugins.module_utils.guest_config import Placement, create_lxc, drift, flag
+from ansible_collections.nhi.core.plugins.module_utils.guest_config import Placement, flag
+from ansible_collections.nhi.core.plugins.module_utils.guest_creation import create_lxc
+from ansible_collections.nhi.core.plugins.module_utils.guest_drift import drift
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import GuestName
 from ansible_collections.nhi.core.plugins.module_utils.guest_reader import (
     find_guest,
