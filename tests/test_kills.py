@@ -77,6 +77,11 @@ CHANGES = {
         lambda _: {**PLAIN, "type": "qemu", "template": str(TEMPLATE), "disk": 5, "memory": 512, "wait": False},
         moments=18,
     ),
+    "clone a container": Change(
+        "nhi_vm",
+        lambda _: {**{k: v for k, v in PLAIN.items() if k != "template"}, "clone": ANCHOR, "disk": 5},
+        moments=18,
+    ),
     "change a configuration and restart": Change(
         "nhi_vm",
         lambda _: {"name": SUBJECT, "state": "restarted", "memory": 512, "description": "Bigger.", "onboot": True},

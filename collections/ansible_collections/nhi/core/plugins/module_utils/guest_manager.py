@@ -182,14 +182,14 @@ class GuestManager:
     def _new_address(self, cluster: Cluster, found: Found, plan: GuestPlan) -> Iterator[None]:
         """Hold the address that the guest is to get while it gets it; the old one is free afterwards."""
         wish = self._wanted.network.ip
-        if "network.ip" not in plan.after or not isinstance(wish, IPv4Interface):
+        if f"{self._wanted.network.label}.ip" not in plan.after or not isinstance(wish, IPv4Interface):
             yield
             return
 
         def choose(held: Held) -> Choice:
             owner = held.addresses.get(wish.ip)
             if owner not in (None, found.name):
-                raise PreflightError(f"{wish.ip} is being given to {owner}: choose another network.ip")
+                raise PreflightError(f"{wish.ip} is being given to {owner}: choose another address")
             return Choice(found.vmid, wish.ip)
 
         self._reservations.reserve(self._operation, found.name, cluster.read_at, choose)

@@ -159,6 +159,14 @@ def test_no_interface_takes_the_ipv6_address_of_another_guest(lab: GuestLab) -> 
     assert not lab.run({"name": "old", "networks": [{}, {"ip6": "fd00::10/64"}]}).plan.changed
 
 
+@pytest.mark.parametrize("option", ["network", "networks"])
+def test_a_corrected_address_is_held_in_the_ledger_whichever_option_said_it(lab: GuestLab, option: str) -> None:
+    lab.pve.add(121, "old", net0="name=eth0,bridge=vmbr0,ip=10.99.0.21/24")
+    wish = {"ip": "10.99.0.22/24"}
+    lab.run({"name": "old", option: wish if option == "network" else [wish]})
+    assert lab.reserved() == ["10.99.0.22"]
+
+
 def test_every_bridge_is_looked_for(lab: GuestLab) -> None:
     with pytest.raises(PreflightError, match="bridge vmbr7 does not exist"):
         lab.run({"name": "new", "template": "debian-12", "networks": [{}, {"bridge": "vmbr7"}]})
