@@ -22,4 +22,4 @@ def missing_secrets(present: Mapping[str, object], wanted: Iterable[WantedSecret
 
 def new_secret(secret: WantedSecret) -> str:
     """A random value; 12 characters are 71 bits."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(secret.length))
+    return "".join(secrets.choice(_ALPHABET) for _count in range(secret.length))

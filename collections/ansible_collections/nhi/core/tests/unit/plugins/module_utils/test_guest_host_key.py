@@ -39,9 +39,9 @@ UPID = "UPID:pve:0000E06D:00051D47:6A6EBBB5:{}:105:nhi@pve!creator:"
 class Node:
     """Answers what is asked about tasks."""
 
-    def __init__(self, *tasks: str, keys: list[HostKey] = MINE, refused: bool = False) -> None:
+    def __init__(self, *tasks: str, keys: list[HostKey] | None = None, refused: bool = False) -> None:
         self.tasks = [{"upid": UPID.format(kind), "type": kind, "starttime": at} for at, kind in enumerate(tasks, 100)]
-        self.keys = keys
+        self.keys = MINE if keys is None else keys
         self.refused = refused
 
     def get(self, path: Any, params: Mapping[str, Any] | None = None) -> Any:

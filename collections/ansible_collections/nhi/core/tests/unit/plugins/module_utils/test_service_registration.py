@@ -34,7 +34,10 @@ def answers(health: str) -> Any:
 @pytest.fixture
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServiceRecords:
     """The files of one guest, whose service is well."""
-    well = lambda entry, address, patience: await_health(entry, address, patience, probe=answers("healthy"))  # noqa: E731
+
+    def well(entry: Any, address: str, patience: float) -> Any:
+        return await_health(entry, address, patience, probe=answers("healthy"))
+
     monkeypatch.setattr(service_registration, "await_health", well)
     return ServiceRecords(tmp_path, "redis-cache")
 
@@ -80,7 +83,10 @@ def test_what_the_graph_does_not_know_is_said_and_left_out(records: ServiceRecor
 def test_a_service_that_is_unwell_is_not_written_down(
     records: ServiceRecords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ill = lambda entry, address, patience: await_health(entry, address, 0.0, probe=answers("unhealthy"))  # noqa: E731
+
+    def ill(entry: Any, address: str, _patience: float) -> Any:
+        return await_health(entry, address, 0.0, probe=answers("unhealthy"))
+
     monkeypatch.setattr(service_registration, "await_health", ill)
     with pytest.raises(
         UnwellError, match=r"redis on redis-cache does not answer .*redis://192.0.2.105:6379 says said so"
