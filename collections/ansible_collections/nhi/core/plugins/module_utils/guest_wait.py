@@ -19,7 +19,7 @@ from .guest_reader import Api, live_address
 from .guest_spec import LXC
 
 _T = TypeVar("_T")
-_FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.1, 1.0, 1.4
+_FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.2, 1.0, 1.4
 _CONNECT_SECONDS = 2.0
 
 
