@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,7 @@ def test_a_service_asked_for_by_name_answers(journey: Operator) -> None:
     output = succeeded(journey.playbook("service.yml", "-e", "service=redis", "-e", "purpose=cache"))
     said = re.search(r"redis is available at ([\d.]+):6379", output)
     assert said, output[-2000:]
+    assert '"host_key":"verified"' in output, "nobody vouched for the host key of a new container"
     assert redis_says(said[1], "PING").startswith(("+PONG", "-NOAUTH"))
     service = next(s for s in journey.state()["infrastructure"]["services"] if s["service"] == "redis")
     assert (service["address"], service["purpose"], service["health"]) == (said[1], "cache", "healthy")
@@ -143,6 +146,25 @@ def test_a_killed_container_is_seen_by_the_next_scan(journey: Operator) -> None:
     succeeded(journey.playbook("scan.yml"))
     assert guests(journey)["chromadb-lxc"]["health"] == "unhealthy"
     assert any(a["subject"] == "guest/101" for a in journey.state()["alerts"])
+
+
+def test_a_service_of_a_data_file_is_deployed_on_a_real_guest_and_removed(journey: Operator, tmp_path: Path) -> None:
+    """No code and no role of its own: a package whose server answers once it is installed."""
+    entry = {
+        "name": "frontpage", "title": "Front page", "summary": "A web server of this test.",
+        "role": "nhi.core.packages", "variables": {"packages_names": ["nginx-light"]},
+        "guest": {"type": "lxc", "template": "debian-12"},
+        "sizes": {"default": {"cores": 1, "memory_mib": 256, "disk_gib": 2}},
+        "endpoints": [{"name": "web", "protocol": "http", "port": 80, "health": {"type": "http"}}],
+    }  # fmt: skip
+    (tmp_path / "frontpage.yml").write_text(json.dumps(entry))
+    operator = replace(journey, extra={"NHI_CATALOGUE_DIRECTORIES": str(tmp_path)})
+    output = succeeded(operator.playbook("service.yml", "-e", "service=frontpage", "-e", "guest=page"))
+    assert re.search(r"frontpage is available at [\d.]+:80", output)
+    absent = ("-e", "guest=page", "-e", "service=frontpage", "-e", "state=absent", "-e", "confirm=page")
+    succeeded(operator.playbook("service.yml", *absent))
+    assert "page" not in guests(journey)
+    assert "page" not in (journey.state_dir / "known_hosts").read_text()
 
 
 def test_the_service_is_destroyed_only_with_its_name_as_confirmation(journey: Operator) -> None:

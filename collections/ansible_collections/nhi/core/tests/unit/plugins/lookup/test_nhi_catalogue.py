@@ -37,8 +37,8 @@ def test_without_a_name_all_entries_come_sorted() -> None:
 
 
 def test_a_service_that_is_not_there_is_one_line_that_names_what_is() -> None:
-    with pytest.raises(AnsibleLookupError, match=r"no service 'couchdb': use one of .*redis") as caught:
-        look_up("couchdb")
+    with pytest.raises(AnsibleLookupError, match=r"no service 'teapot': use one of .*redis") as caught:
+        look_up("teapot")
     assert "\n" not in caught.value.message
 
 
