@@ -157,12 +157,12 @@ def test_pauses_grow_and_stay_below_a_second(monkeypatch: pytest.MonkeyPatch) ->
 
         def get(self, path: Any, params: Any = None) -> Any:
             self.asked += 1
-            return {"status": "running"} if self.asked <= 12 else {"status": "stopped", "exitstatus": "OK"}
+            return {"status": "running"} if self.asked <= 10 else {"status": "stopped", "exitstatus": "OK"}
 
         def get_page(self, path: Any, params: Any = None) -> dict[str, Any]:
             return {"data": []}
 
     proxmox_tasks.wait_for_task(TenTimesRunning(), UPID, 60)
-    assert pauses[0] == pytest.approx(0.1)
+    assert pauses[0] == pytest.approx(0.2)
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(1.0)
