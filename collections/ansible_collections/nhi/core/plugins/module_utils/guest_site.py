@@ -226,7 +226,7 @@ class Allocator:
         if network.ip != "auto" or network.pool is None:
             return None
         taken = self._taken.owners.keys() | held.addresses.keys() | self._answering
-        own = {a for a, q in held.quarantined.items() if q.name == self._wanted.name}
+        own = {a for a, q in held.quarantined.items() if self._wanted.name in q.names}
         for address in sorted(own - taken):
             if network.pool.usable(address):
                 return address  # made again: clients may still know the guest by it
@@ -240,9 +240,9 @@ class Allocator:
             label = self._wanted.network.label
             raise PreflightError(f"{address} belongs to {owner}: choose another {label}.ip, or auto")
         before, name = held.quarantined.get(address), self._wanted.name
-        if before is not None and before.name != name:
+        if before is not None and name not in before.names:
             self.warnings.append(
-                f"{address} belonged to {before.name} until lately and is in quarantine until"
+                f"{address} belonged to {' and '.join(sorted(before.names))} until lately and is in quarantine until"
                 f" {before.until:%Y-%m-%d %H:%M:%S} UTC: others may still take {name} for it."
             )
         return address

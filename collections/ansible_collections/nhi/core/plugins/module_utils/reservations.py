@@ -83,9 +83,9 @@ class Reservation:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """An address that belonged to a guest until lately."""
+    """An address that belonged to a guest until lately, or to several: a restored copy has that of its original."""
 
-    name: str
+    names: frozenset[str]
     until: datetime
 
 
@@ -267,9 +267,17 @@ def _held(reservations: list[Reservation], read_at: datetime | None = None) -> H
     return Held(
         {r.vmid: r.name for r in (*new, *(r for r in reservations if r.status == _RESERVED))},
         {address: r.name for address, r in with_address if r.status != _QUARANTINED},
-        {address: Quarantined(r.name, r.rests_until) for address, r in resting if r.rests_until > now},
+        _quarantined((address, r) for address, r in resting if r.rests_until > now),
         departed,
     )
+
+
+def _quarantined(lines: Iterable[tuple[IPv4Address, Reservation]]) -> dict[IPv4Address, Quarantined]:
+    found: dict[IPv4Address, Quarantined] = {}
+    for address, line in lines:
+        known = found.get(address, Quarantined(frozenset(), line.rests_until))
+        found[address] = Quarantined(known.names | {line.name}, max(known.until, line.rests_until))
+    return found
 
 
 def _now() -> str:

@@ -118,6 +118,16 @@ def test_the_address_of_a_destroyed_guest_rests_for_others_and_not_for_its_own_n
     assert address_of(lab.run(REDIS)) == "10.99.0.105"
 
 
+def test_a_guest_gets_its_address_back_although_a_copy_of_it_had_it_too(lab: GuestLab) -> None:
+    lab.run(REDIS)
+    lab.pve.guests[160] = {**lab.pve.guests[105], "config": {**lab.pve.guests[105]["config"], "hostname": "copy"}}
+    lab.pve.guests[160]["running"] = False
+    destroyed(lab)
+    destroyed(lab, "copy")
+    assert address_of(lab.run({**REDIS, "name": "other"})) == "10.99.0.106"
+    assert address_of(lab.run(REDIS)) == "10.99.0.105"
+
+
 def test_check_mode_foretells_the_address_that_a_real_run_gives(lab: GuestLab) -> None:
     lab.run(REDIS)
     destroyed(lab)

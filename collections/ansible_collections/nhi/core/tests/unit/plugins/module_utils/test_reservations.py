@@ -105,7 +105,7 @@ def test_the_address_of_a_destroyed_guest_rests_and_is_then_free(tmp_path: Path)
     ledger.forget("redis", 105)
     held = ledger.peek()
     assert (held.addresses, held.departed) == ({}, {ADDRESS: frozenset({MAC})})
-    assert held.quarantined[ADDRESS].name == "redis"
+    assert held.quarantined[ADDRESS].names == {"redis"}
     assert 55 < (held.quarantined[ADDRESS].until - now()).total_seconds() <= 60
     age(tmp_path, minutes=2)
     assert ledger.peek() == Held({}, {}, {}, {ADDRESS: frozenset({MAC})})
@@ -123,7 +123,7 @@ def test_without_a_quarantine_an_address_is_free_at_once(tmp_path: Path) -> None
 def test_the_address_of_a_destroyed_guest_without_a_line_rests_too(tmp_path: Path) -> None:
     ledger = Reservations(tmp_path)
     ledger.forget("old", 120, {"10.99.0.120": MAC})
-    assert ledger.peek().quarantined[IPv4Address("10.99.0.120")].name == "old"
+    assert ledger.peek().quarantined[IPv4Address("10.99.0.120")].names == {"old"}
     assert ledger.peek().departed == {IPv4Address("10.99.0.120"): frozenset({MAC})}
 
 
