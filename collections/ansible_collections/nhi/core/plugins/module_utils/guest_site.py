@@ -202,7 +202,8 @@ class Allocator:
 
     def _choose(self, held: Held) -> Choice:
         vmid = self._choose_vmid(held)
-        return Choice(vmid, self._choose_address(held, vmid))
+        more = [network.ip.ip for network in self._wanted.more_networks if isinstance(network.ip, IPv4Interface)]
+        return Choice(vmid, self._choose_address(held, vmid), tuple(more))
 
     def _choose_vmid(self, held: Held) -> int:
         wish = self._wanted.vmid

@@ -41,10 +41,11 @@ class AppearedMeanwhileError(NHIError):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a run settled on."""
+    """What a run settled on; ``more`` are addresses of further interfaces."""
 
     vmid: int
     address: IPv4Address | None
+    more: tuple[IPv4Address, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Reservations:
         """Let ``choose`` pick, knowing what others hold, and write it down before anybody else can pick.
 
         ``read_at`` is when the caller read the cluster, ``gone`` the operations whose guests it did not find there any
-        more. Reserving again under the same operation replaces its line.
+        more. Reserving again under the same operation replaces its lines.
         """
         with self._locked(f"reserve an address for {name}"):
             others = [r for r in self._read() if r.operation != operation]
@@ -139,22 +140,25 @@ class Reservations:
             others = self._freed(others, lambda r: r.operation in gone and r.since < read_at)
             choice = choose(_held(others, read_at))
             holder = asdict(Holder.me(operation))
-            mine = Reservation(
-                operation, name, choice.vmid, str(choice.address) if choice.address else None, _RESERVED, _now(), holder
-            )
-            self._write([*others, mine])
+            given = [str(address) for address in (choice.address, *choice.more) if address is not None]
+            addresses: list[str | None] = [*given] or [None]
+            mine = [
+                Reservation(operation, name, choice.vmid, address, _RESERVED, _now(), holder) for address in addresses
+            ]
+            self._write([*others, *mine])
         return choice
 
     def keep(self, operation: str, kind: str | None = None, macs: Iterable[str] = ()) -> None:
         """The guest exists: bind the line to it. An address that it had before is free."""
 
         def kept(lines: list[Reservation]) -> list[Reservation]:
-            mine = next((r for r in lines if r.operation == operation), None)
-            if mine is None:
-                return lines
-            new = replace(mine, status=_USED, at=_now(), type=kind or mine.type, macs=sorted(macs) or mine.macs)
-            rest = [r for r in lines if r is not mine]
-            return [*self._freed(rest, lambda r: (r.name, r.vmid) == (mine.name, mine.vmid)), new]
+            mine = [r for r in lines if r.operation == operation]
+            guests = {(r.name, r.vmid) for r in mine}
+            addresses = {r.address for r in mine}
+            rest = [r for r in lines if r.operation != operation]
+            had = self._freed(rest, lambda r: (r.name, r.vmid) in guests and r.address not in addresses)
+            at, known = _now(), sorted(macs)
+            return had + [replace(r, status=_USED, at=at, type=kind or r.type, macs=known or r.macs) for r in mine]
 
         self._rewrite(operation, kept)
 

@@ -155,6 +155,20 @@ def test_a_guest_that_got_another_address_leaves_the_old_one_to_the_quarantine(t
     assert held.quarantined.keys() == {ADDRESS}
 
 
+def test_every_fixed_address_of_a_guest_is_held_and_freed(tmp_path: Path) -> None:
+    ledger, second = Reservations(tmp_path), IPv4Address("10.98.0.7")
+    ledger.reserve("op-1", "redis", now(), lambda _: Choice(105, ADDRESS, (second,)))
+    assert ledger.peek() == Held({105: "redis"}, {ADDRESS: "redis", second: "redis"})
+    ledger.keep("op-1", "lxc", [MAC])
+    ledger.keep("op-1")
+    assert ledger.peek() == Held({}, {ADDRESS: "redis", second: "redis"})
+    ledger.forget("redis", 105)
+    assert ledger.peek().quarantined.keys() == {ADDRESS, second}
+    ledger.reserve("op-2", "redis", now(), lambda _: Choice(105, ADDRESS, (second,)))
+    ledger.release("op-2")
+    assert ledger.peek().addresses == {}
+
+
 def test_lines_of_the_first_format_are_read(tmp_path: Path) -> None:
     holder = {"operation": "op-1", "actor": "root", "pid": 1, "host": "elsewhere", "since": now().isoformat()}
     line = {"operation": "op-1", "name": "redis", "vmid": 105, "address": "10.99.0.105", "at": now().isoformat()}
