@@ -200,14 +200,13 @@ def test_the_settings_are_in_force(host: Any, setting: str, value: str) -> None:
 
 def test_a_killed_server_comes_back_with_what_was_written(host: Any, address: str) -> None:
     client = Client(address, "admin", ADMIN_PASSWORD, "jobs")
-    client.declare("written")
-    client.publish("written", "just-now")
+    client.publish("kept", "just-now")
 
     host.check_output("systemctl kill --signal=KILL rabbitmq-server")
     client.close()
 
     again = wait_for_server(address)
-    assert again.get("written") == "just-now"
+    assert again.get("kept") == "just-now"
     again.close()
 
 
