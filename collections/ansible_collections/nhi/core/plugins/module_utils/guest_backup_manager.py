@@ -13,7 +13,7 @@ from typing import Any
 from .errors import GuestChangeError
 from .guest import Found, GuestPlan
 from .guest_backup import Backup, BackupWish, plan_absent, plan_present, young_enough
-from .guest_backup_reader import backup_storage, node_with, read_archive, read_backups, storage_of
+from .guest_backup_reader import backup_storage, find_backup, read_archive, read_backups, storage_of
 from .guest_guards import Guards, GuestName
 from .guest_privileges import Need, check_privileges
 from .guest_reader import Api, read_cluster, refuse_if_changed
@@ -82,8 +82,7 @@ class BackupManager:
         """Remove the backup, if it is there and is one of the guest's."""
         with self._interrupts:
             storage = storage_of(volid)
-            node = node_with(read_cluster(self._api), storage, None)
-            everything = read_backups(self._api, node, storage)
+            node, everything = find_backup(self._api, read_cluster(self._api), volid, None)
             backup = next((b for b in everything if b.volid == volid), None)
             if backup is None:
                 return BackupOutcome(GuestPlan())

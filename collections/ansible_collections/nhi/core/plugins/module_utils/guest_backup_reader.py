@@ -88,6 +88,32 @@ def node_with(cluster: Cluster, storage: str, wanted: str | None) -> str:
     return choose_node([r for r in cluster.rows if r.get("type") != "node" or r["node"] in having], wanted)
 
 
+def find_backup(api: Api, cluster: Cluster, volid: str, wanted: str | None) -> tuple[str, list[Backup]]:
+    """The node that has a backup, or would have it, and all backups there; a local storage is another on each node."""
+    storage = storage_of(volid)
+    node = node_with(cluster, storage, wanted)
+    listed = read_backups(api, node, storage)
+    if any(b.volid == volid for b in listed):
+        return node, listed
+    for other in sorted(_others_with(cluster, storage, node)):
+        there = read_backups(api, other, storage)
+        if any(b.volid == volid for b in there):
+            if wanted is not None:
+                raise PreflightError(
+                    f"{volid} is on {other}, not on {wanted}: restore it there as another guest, or keep backups on a"
+                    " storage that both nodes share"
+                )
+            return other, there
+    return node, listed
+
+
+def _others_with(cluster: Cluster, storage: str, node: str) -> set[str]:
+    """Nodes that are online and have a storage of that name of their own."""
+    online = {r["node"] for r in cluster.rows if r.get("type") == "node" and r.get("status") == "online"}
+    rows = [r for r in cluster.rows if r.get("type") == "storage" and r.get("storage") == storage]
+    return {str(r["node"]) for r in rows if r["node"] in online - {node} and not flag(r.get("shared"))}
+
+
 def checked_site(api: Api, node: str, archive: Archive, storage: str | None, *, replaces: bool = False) -> list[Check]:
     """That the node has what the guest inside a backup needs; PreflightError with all that is missing."""
     content = "rootdir" if archive.type == LXC else "images"

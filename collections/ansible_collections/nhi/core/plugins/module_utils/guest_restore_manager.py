@@ -16,7 +16,7 @@ from .guest_apply import GuestChange
 from .guest_archive import Archive
 from .guest_backup import Backup
 from .guest_backup_manager import BackupOutcome, BackupRun
-from .guest_backup_reader import checked_site, node_with, read_archive, read_backups, storage_of
+from .guest_backup_reader import checked_site, find_backup, read_archive
 from .guest_config import Placement, fixed_address
 from .guest_privileges import check_privileges, restore_needs
 from .guest_reader import Api, Cluster, configured_addresses, find_guest, read_cluster, read_guest
@@ -59,18 +59,17 @@ class RestoreManager:
         found = find_guest(self._api, cluster, self._wish.guest)
         if found is not None and self._run.guards.confirm is None and is_restored_from(found, self._wish.backup):
             return BackupOutcome(GuestPlan(), vm=guest_facts(found))
-        storage = storage_of(self._wish.backup)
-        node = node_with(cluster, storage, found.node if found else self._wish.node)
-        backup = self._backup(node, storage)
+        node, backup = self._backup(cluster, found.node if found else self._wish.node)
         archive = read_archive(self._api, node, backup)
         if found is not None:
             return self._replace(cluster, found, backup, archive)
         return self._beside(cluster, node, backup, archive)
 
-    def _backup(self, node: str, storage: str) -> Backup:
-        for backup in read_backups(self._api, node, storage):
+    def _backup(self, cluster: Cluster, wanted: str | None) -> tuple[str, Backup]:
+        node, listed = find_backup(self._api, cluster, self._wish.backup, wanted)
+        for backup in listed:
             if backup.volid == self._wish.backup:
-                return backup
+                return node, backup
         raise PreflightError(
             f"{self._wish.backup} does not exist on {node}, or this token may not see it (VM.Backup on its guest):"
             " nhi_vm_backup_info lists the backups that there are"

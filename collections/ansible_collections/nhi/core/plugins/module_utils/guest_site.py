@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
@@ -19,8 +19,9 @@ from .guest_clone import CloneSource, choose_clone_node, clone_problems, clone_w
 from .guest_config import DEFAULT_DISK_GIB, Placement, root_disk
 from .guest_drift import volume_text
 from .guest_extras import NESTING, check_features
+from .guest_nodes import fitting_nodes
 from .guest_placement import check_bridge, check_owners, check_pool, choose_node, choose_storage, choose_template
-from .guest_reader import Api, Cluster, bridges, owners_of, storages, template_volumes, vmid_is_free
+from .guest_reader import Api, Cluster, Row, bridges, owners_of, storages, template_volumes, vmid_is_free
 from .guest_spec import DEFAULT_BRIDGE, LXC, Wanted
 from .neighbours import is_used
 from .reservations import Choice, Held
@@ -92,11 +93,16 @@ class _Survey:
         if pool:
             self._check("pool", lambda: check_pool(self._api.get("/pools"), pool))
 
+    def _candidates(self) -> Sequence[Row]:
+        wanted, rows = self._wanted, self._cluster.rows
+        template = wanted.template if self.site.kind == LXC else None
+        return rows if wanted.node else fitting_nodes(rows, wanted.storage, template)
+
     def _look_for_new(self) -> str | None:
         """A node, and on it what a guest is made from that is no clone."""
         wanted, kind = self._wanted, self.site.kind
         self._check("options", lambda: self._possible(kind))
-        node = self._check("node", lambda: choose_node(self._cluster.rows, wanted.node))
+        node = self._check("node", lambda: choose_node(self._candidates(), wanted.node))
         if node is None:
             return None
         self.site.node = node

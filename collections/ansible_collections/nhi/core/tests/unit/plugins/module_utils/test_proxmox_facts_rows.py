@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import (
@@ -21,7 +22,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import (
     UnreachableError,
 )
 from ansible_collections.nhi.core.plugins.module_utils.guest_config import Placement, flag
-from ansible_collections.nhi.core.plugins.module_utils.guest_creation import create_lxc
+from ansible_collections.nhi.core.plugins.module_utils.guest_creation import create_lxc, create_qemu
 from ansible_collections.nhi.core.plugins.module_utils.guest_drift import drift
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import GuestName
 from ansible_collections.nhi.core.plugins.module_utils.guest_reader import (
@@ -293,6 +294,18 @@ def test_unprivileged_is_always_sent_since_releases_differ_in_its_default(wish: 
     assert data["unprivileged"] == sent
     # On a privileged container nesting is refused to everybody but root@pam.
     assert data["features"] == ("nesting=1" if sent else None)
+
+
+def test_keys_of_a_container_travel_as_lines_and_those_of_a_machine_encoded_once_more() -> None:
+    keys = ["ssh-ed25519 AAAA+/= me@here", "ssh-rsa BBBB you"]
+    wanted = wanted_from_params(
+        {"name": "web", "state": "present", "vmid_range": "105-199", "template": "x", "ssh_public_keys": keys}
+    )
+    place = Placement("pve", 105, "local-lvm", "local:vztmpl/x.tar.zst")
+    assert create_lxc(wanted, place, "op-1")["ssh-public-keys"] == "\n".join(keys)
+    sent = create_qemu(wanted, place, "op-1")["sshkeys"]
+    assert unquote(sent) == "\n".join(keys)
+    assert not set(sent) & set(" +/=@\n"), "decoded once too often, a plus would become a space"
 
 
 def test_tags_are_compared_as_the_node_keeps_them() -> None:
