@@ -102,8 +102,8 @@ options:
     default: 105-999
   node:
     description:
-      - Node of the guest. If not specified, a new guest goes to the online node with the most free memory, of those that
-        have O(storage) and the storage that O(template) names.
+      - Node of the guest. If not specified, a new guest goes to the online node with the most free memory of those
+        that have O(storage) and the storage that O(template) names.
       - Guests are never migrated.
     type: str
   cores:
