@@ -72,6 +72,7 @@ options:
     type: str
     choices: [snapshot, suspend, stop]
     default: snapshot
+    aliases: [backup_mode]
   compress:
     description: How the backup is compressed.
     type: str
@@ -81,6 +82,7 @@ options:
     description:
       - Notes on a new backup. Proxmox VE replaces C({{guestname}}), C({{node}}), C({{vmid}}) and C({{cluster}}) in it.
     type: str
+    aliases: [description]
   protected:
     description: Whether Proxmox VE refuses to remove the new backup.
     type: bool
@@ -271,9 +273,14 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent", "restored"], "default": "present"},
     "backup": {"type": "str"},
     "storage": {"type": "str"},
-    "mode": {"type": "str", "choices": ["snapshot", "suspend", "stop"], "default": "snapshot"},
+    "mode": {
+        "type": "str",
+        "choices": ["snapshot", "suspend", "stop"],
+        "default": "snapshot",
+        "aliases": ["backup_mode"],
+    },
     "compress": {"type": "str", "choices": list(COMPRESSIONS), "default": "zstd"},
-    "notes": {"type": "str"},
+    "notes": {"type": "str", "aliases": ["description"]},
     "protected": {"type": "bool", "default": False},
     "max_age": {"type": "int"},
     "keep": {"type": "dict", "options": {name: {"type": "int"} for name in KEEP}},

@@ -21,9 +21,11 @@ options:
   name:
     description: Name of a guest that is there. All backups of its VMID are listed, also those of a former owner.
     type: str
+    aliases: [vm_name]
   vmid:
     description: VMID of a guest, which need not be there any more.
     type: int
+    aliases: [vm_id]
   storage:
     description: The storage to look at. All that take backups if not specified.
     type: str
@@ -84,8 +86,8 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_work import the_gue
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **PROXMOX_ARGS,
-    "name": {"type": "str"},
-    "vmid": {"type": "int"},
+    "name": {"type": "str", "aliases": ["vm_name"]},
+    "vmid": {"type": "int", "aliases": ["vm_id"]},
     "storage": {"type": "str"},
 }
 

@@ -35,6 +35,7 @@ options:
     description: Name of the guest.
     type: str
     required: true
+    aliases: [hostname]
   vmid:
     description: VMID of the guest. It says which one is meant when two bear the same name.
     type: int
@@ -187,7 +188,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     **PROXMOX_ARGS,
     **STATE_ARGS,
     **GUARD_ARGS,
-    "name": {"type": "str", "required": True},
+    "name": {"type": "str", "required": True, "aliases": ["hostname"]},
     "vmid": {"type": "int"},
     "snapshot": {"type": "str", "required": True, "aliases": ["snapname"]},
     "state": {"type": "str", "choices": ["present", "absent", "rollback"], "default": "present"},
