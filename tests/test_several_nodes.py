@@ -151,6 +151,15 @@ class TestClones:
         config = client(operator).get(("nodes", "pve3", "qemu", made["vmid"], "config"))
         assert config["scsi0"].startswith("shared:")
 
+    def test_from_local_storage_on_the_node_of_the_template(
+        self, operator: Operator, templates: dict[str, int]
+    ) -> None:
+        made = do(
+            operator, "nhi_vm", name="cloned-local", type="qemu", template=str(templates["local-lvm"]),
+            vmid=next(vmids), state="present",
+        )["vm"]  # fmt: skip
+        assert made["node"] == "pve2"
+
 
 class TestSnapshotsAndBackups:
     def test_a_snapshot_is_taken_where_the_guest_is(self, operator: Operator) -> None:
