@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import ProxmoxClient, endpoint_from_params
@@ -61,9 +61,16 @@ def refused(operator: Operator, module: str, /, **options: Any) -> str:
 
 def container(operator: Operator, name: str, **options: Any) -> dict[str, Any]:
     vmid = next(vmids)
-    wanted = {"template": "debian-12", "state": "started", "memory": 256, "storage": "local-lvm", "cores": 1}
-    network = {"ip": f"127.86.30.{vmid}/24"}
-    made: dict[str, Any] = do(operator, "nhi_vm", name=name, vmid=vmid, network=network, **{**wanted, **options})["vm"]
+    wanted: dict[str, Any] = {
+        "template": "debian-12",
+        "state": "started",
+        "memory": 256,
+        "storage": "local-lvm",
+        "cores": 1,
+    }
+    if "networks" not in options:
+        wanted["network"] = {"ip": f"127.86.30.{vmid}/24"}
+    made: dict[str, Any] = do(operator, "nhi_vm", name=name, vmid=vmid, **{**wanted, **options})["vm"]
     return made
 
 
@@ -159,6 +166,35 @@ class TestClones:
             vmid=next(vmids), state="present",
         )["vm"]  # fmt: skip
         assert made["node"] == "pve2"
+
+
+class TestNetworks:
+    """Several interfaces, VLANs and both families, through the module."""
+
+    WISH: ClassVar[list[dict[str, Any]]] = [
+        {"ip": "127.86.32.5/24", "gateway": "127.86.32.1", "ip6": "fd00:32::5/64", "gateway6": "fd00:32::1", "tag": 30},
+        {"ip": "dhcp", "ip6": "auto"},
+        {"ip": "manual", "ip6": "fd00:34::5/64"},
+    ]
+
+    @pytest.mark.parametrize("node", ["pve", "pve3"])
+    def test_are_made_kept_and_corrected(self, operator: Operator, node: str) -> None:
+        name = f"wired-{node}"
+        wish = [dict(net) for net in self.WISH]
+        wish[0] |= {"ip": f"127.86.32.{next(vmids)}/24", "ip6": f"fd00:32::{next(vmids)}/64"}
+        wish[2]["ip6"] = f"fd00:34::{next(vmids)}/64"
+        vmid = container(operator, name, node=node, networks=wish)["vmid"]
+        config = client(operator).get(("nodes", node, "lxc", vmid, "config"))
+        assert "tag=30" in config["net0"].split(",")
+        assert f"ip6={wish[0]['ip6']}" in config["net0"].split(",")
+        assert "ip6=auto" in config["net1"].split(",")
+        assert f"ip6={wish[2]['ip6']}" in config["net2"].split(",")
+        assert do(operator, "nhi_vm", name=name, networks=wish)["changed"] is False
+        wish[0]["tag"] = 31
+        assert do(operator, "nhi_vm", name=name, networks=wish)["changed"]
+        after = client(operator).get(("nodes", node, "lxc", vmid, "config"))
+        assert after["net0"] == config["net0"].replace("tag=30", "tag=31")
+        assert (after["net1"], after["net2"]) == (config["net1"], config["net2"])
 
 
 class TestSnapshotsAndBackups:
