@@ -15,7 +15,9 @@ options:
     description: The name of the guest once more. Nothing of the guest is given up without it.
     type: str
   allow_impact:
-    description: Whether to go on although services that run, or may run, depend on the guest.
+    description:
+      - Whether to go on although services that run, or may run, depend on the guest, or although it carries a service
+        that the dependency graph calls critical.
     type: bool
     default: false
   allow_brain:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from .guest_identity import IDENTITY_OPTIONS
+
 GUARD_ARGS: dict[str, dict[str, Any]] = {
     "confirm": {"type": "str"},
     "allow_impact": {"type": "bool", "default": False},
     "allow_brain": {"type": "bool", "default": False},
     "brain_vmid": {"type": "int", "default": 100},
     "dependency_graph": {"type": "path"},
+    "expect": {"type": "dict", "options": IDENTITY_OPTIONS},
 }

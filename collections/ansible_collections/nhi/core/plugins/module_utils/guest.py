@@ -88,6 +88,7 @@ class Impact:
 
     services: tuple[str, ...] = ()
     dependents: tuple[Mapping[str, Any], ...] = ()
+    critical: tuple[str, ...] = ()  # of its own services
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -99,6 +100,7 @@ class Impact:
         worst = max((CRITICALITIES.index(d["criticality"]) for d in self.dependents), default=None)
         return {
             "services": list(self.services),
+            "critical_services": list(self.critical),
             "dependents": [dict(d) for d in self.dependents],
             "stop_order": [d["name"] for d in self.dependents],
             "start_order": [d["name"] for d in reversed(self.dependents)],
@@ -115,6 +117,8 @@ class GuestPlan:
     before: dict[str, Any] = field(default_factory=dict)
     after: dict[str, Any] = field(default_factory=dict)
     impact: Impact = field(default_factory=Impact)
+    # Which guest the plan is for; null where there is none yet.
+    identity: dict[str, Any] | None = None
     restart_required: list[str] = field(default_factory=list)
     # What this run changes for the next restart only, with the option of the configuration that holds it.
     waiting: dict[str, str] = field(default_factory=dict)
@@ -166,7 +170,8 @@ def assess_impact(graph: DependencyGraph | None, guest: Found, running: Mapping[
                 "active": True if carrier is None else running.get(carrier, False),
             }
         )
-    return Impact(services, tuple(dependents))
+    critical = tuple(n for n in services if graph.services[n].criticality == "critical")
+    return Impact(services, tuple(dependents), critical)
 
 
 def guest_facts(found: Found) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, REPLACE, RESIZE, 
 from .guest_config import Placement
 from .guest_creation import after_clone, clone_drift, clone_guest, create_lxc, create_qemu, new_address
 from .guest_doubt import was_done
-from .guest_reader import Api, guest_path, read_guest, refuse_if_changed
+from .guest_reader import Api, guest_path, read_guest, refuse_if_changed, refuse_if_replaced
 from .guest_record import DONE, MADE, MAKE, REFUSED, TASK, GuestRecord, Target, target_entry
 from .guest_spec import LXC, Wanted
 from .guest_undo import inverse, is_set, undo
@@ -73,6 +73,8 @@ class GuestChange:
         refuse_if_changed(self._api, found)
         with self._undoing():
             for action in plan.actions:
+                if found.running and action.kind in (DESTROY, REPLACE):
+                    refuse_if_replaced(self._api, found)  # shutting down took its time
                 self._change_step(action, found)
 
     def restore(self, place: Placement, kind: str, data: Mapping[str, Any]) -> None:

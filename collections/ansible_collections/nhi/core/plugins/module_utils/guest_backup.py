@@ -131,7 +131,7 @@ def plan_absent(name: str, backup: Backup, archive: Archive, backups: Sequence[B
     plan.checks = [
         check_archive_is_of(name, backup, archive),
         Check.of(
-            "not_protected",
+            "protection",
             passed=not backup.protected,
             good=f"{backup.volid} is not protected",
             bad=f"{backup.volid} is protected: if it may really go, take its protection away in Proxmox VE first",

@@ -15,6 +15,7 @@ from .guest import Found, GuestPlan
 from .guest_backup import Backup, BackupWish, plan_absent, plan_present, young_enough
 from .guest_backup_reader import backup_storage, find_backup, read_archive, read_backups, storage_of
 from .guest_guards import Guards, GuestName
+from .guest_identity import Identity
 from .guest_privileges import Need, check_privileges
 from .guest_reader import Api, read_cluster, refuse_if_changed
 from .guest_rescan import Rescan
@@ -68,6 +69,8 @@ class BackupManager:
             if young is not None:
                 return BackupOutcome(GuestPlan(), young, backups)
             plan = plan_present(wish, found, storage)
+            plan.identity = Identity.of(found).as_dict()
+            plan.checks[:0] = self._run.guards.identify(found, destructive=False)
             needs = [Need("VM.Backup", (f"/vms/{found.vmid}",))]
             needs.append(Need("Datastore.AllocateSpace", (f"/storage/{storage}",)))
             needs += [Need("Datastore.Allocate", (f"/storage/{storage}",))] if wish.keep else []

@@ -115,7 +115,7 @@ def _others_with(cluster: Cluster, storage: str, node: str) -> set[str]:
 
 
 def checked_site(api: Api, node: str, archive: Archive, storage: str | None, *, replaces: bool = False) -> list[Check]:
-    """That the node has what the guest inside a backup needs; PreflightError with all that is missing."""
+    """Whether the node has what the guest inside a backup needs."""
     content = "rootdir" if archive.type == LXC else "images"
     disks, nets = storages(api, node), bridges(api, node)
     looks: list[tuple[str, Callable[[], str]]] = []
@@ -123,13 +123,10 @@ def checked_site(api: Api, node: str, archive: Archive, storage: str | None, *, 
         # A guest that is replaced gives its own disks up first.
         looks.append(("storage", partial(choose_storage, disks, name, content, 0 if replaces else gib, node)))
     looks += [("bridge", partial(check_bridge, nets, bridge, node)) for bridge in archive.bridges]
-    problems: list[str] = []
     checks: list[Check] = []
     for name, look in looks:
         try:
             checks.append(Check(name, passed=True, message=f"{name} {look()} can be used"))
         except PreflightError as e:
-            problems.append(str(e))
-    if problems:
-        raise PreflightError("; ".join(problems))
+            checks.append(Check(name, passed=False, message=str(e)))
     return checks

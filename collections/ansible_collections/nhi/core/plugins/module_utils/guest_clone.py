@@ -102,13 +102,10 @@ def choose_clone_node(rows: Sequence[Row], source: CloneSource, wanted: Wanted) 
 
 def clone_problems(source: CloneSource, wanted: Wanted) -> list[str]:
     """Everything for which Proxmox VE would refuse the clone, or make another guest than was asked for."""
-    problems = [*_state_problems(source, wanted), *_wish_problems(source, wanted)]
-    try:
-        # The size of the root disk has a message of its own.
-        clone_drift(replace(wanted, type=source.kind, disk_gib=None), source.config)
-    except PreflightError as e:
-        problems.append(str(e))
-    return problems
+    # The size of the root disk has a message of its own.
+    difference = clone_drift(replace(wanted, type=source.kind, disk_gib=None), source.config)
+    impossible = [text for _name, text in difference.problems]
+    return [*_state_problems(source, wanted), *_wish_problems(source, wanted), *impossible]
 
 
 def _state_problems(source: CloneSource, wanted: Wanted) -> list[str]:

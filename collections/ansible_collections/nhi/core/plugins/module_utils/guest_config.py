@@ -52,6 +52,8 @@ class Drift:
     after: dict[str, Any] = field(default_factory=dict)
     # What takes effect at the next restart only, with the option of the configuration that holds it.
     needs_restart: dict[str, str] = field(default_factory=dict)
+    # Names of checks that fail, with what to do: what was asked for can not be reached.
+    problems: list[tuple[str, str]] = field(default_factory=list)
 
     def note(self, what: str, before: Any, after: Any, *, restart: bool = False, option: str | None = None) -> None:
         """Record one difference."""

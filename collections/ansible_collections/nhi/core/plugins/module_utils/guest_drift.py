@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from .addresses import parse_properties
@@ -19,9 +20,9 @@ _DEFAULT_SWAP_MIB = 512
 
 
 def drift(wanted: Wanted, config: Mapping[str, Any], kind: str) -> Drift:
-    """What differs between a wish and a configuration, in both languages; PreflightError for what can not change."""
-    wanted.require_kind(kind)
+    """What differs between a wish and a configuration, in both languages, and what of it can not be changed."""
     found = Drift()
+    _allowed(found, "options", lambda: wanted.require_kind(kind))
     machine = kind != LXC
     _number(found, "cores", wanted.cores, int(config.get("cores") or (1 if machine else 0)), restart=machine)
     _number(found, "memory", wanted.memory_mib, memory_mib(config), restart=machine)
@@ -104,10 +105,10 @@ def _disk(found: Drift, wanted: Wanted, config: Mapping[str, Any], kind: str) ->
     if wanted.disk_gib is None or present is None or wanted.disk_gib == present:
         return
     if wanted.disk_gib < present:
-        raise PreflightError(
-            f"the disk {name} of {wanted.name} has {present:g} GiB and can not shrink to {wanted.disk_gib} GiB:"
-            f" set disk to {present:g} or more, or make a new guest under another name"
-        )
+        text = f"the disk {name} of {wanted.name} has {present:g} GiB and can not shrink to {wanted.disk_gib} GiB:"
+        text += f" set disk to {present:g} or more, or make a new guest under another name"
+        found.problems.append(("disk", text))
+        return
     found.grow.append((name, wanted.disk_gib))
     found.note("disk", present, wanted.disk_gib)
 
@@ -125,21 +126,28 @@ def _machine(found: Drift, wanted: Wanted, config: Mapping[str, Any]) -> None:
 def _container(found: Drift, wanted: Wanted, config: Mapping[str, Any]) -> None:
     unprivileged = flag(config.get("unprivileged"))
     if wanted.unprivileged is not None and wanted.unprivileged != unprivileged:
-        raise PreflightError(
-            f"{wanted.name} is {'un' if unprivileged else ''}privileged, which can not be changed:"
-            f" set unprivileged to {str(unprivileged).lower()}, or make a new guest under another name"
-        )
+        text = f"{wanted.name} is {'un' if unprivileged else ''}privileged, which can not be changed:"
+        text += f" set unprivileged to {str(unprivileged).lower()}, or make a new guest under another name"
+        found.problems.append(("unprivileged", text))
     _number(found, "swap", wanted.swap_mib, int(config.get("swap", _DEFAULT_SWAP_MIB)), restart=False)
     _text(found, "timezone", wanted.timezone, config)
     features = parse_properties(str(config.get("features") or ""))
     nesting = {} if wanted.nesting is None else {NESTING: str(int(wanted.nesting))}
-    check_features(wanted.name, {**wanted.features, **nesting}, features, unprivileged=unprivileged)
+    wish = {**wanted.features, **nesting}
+    _allowed(found, "features", lambda: check_features(wanted.name, wish, features, unprivileged=unprivileged))
     if wanted.nesting is not None and wanted.nesting != flag(features.get(NESTING)):
         found.note("nesting", flag(features.get(NESTING)), wanted.nesting)
         found.needs_restart["features"] = "features"
         found.set["features"] = format_properties({**features, **nesting})
     for volume in wanted.volumes:
-        _volume(found, wanted, volume, config)
+        _allowed(found, "volume", partial(_volume, found, wanted, volume, config))
+
+
+def _allowed(found: Drift, name: str, look: Callable[[], None]) -> None:
+    try:
+        look()
+    except PreflightError as e:
+        found.problems.append((name, str(e)))
 
 
 def _volume(found: Drift, wanted: Wanted, volume: Volume, config: Mapping[str, Any]) -> None:

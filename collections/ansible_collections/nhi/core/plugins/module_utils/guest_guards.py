@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .graph import DependencyGraph
 from .guest import Check, Found, GuestPlan, Impact, assess_impact
-from .guest_checks import check_confirmed, check_dependents, check_not_brain
+from .guest_checks import check_confirmed, check_critical, check_dependents
+from .guest_identity import Identity, Known, check_expected
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,28 @@ class Guards:
     allow_brain: bool = False
     brain_vmid: int = 100
     graph: DependencyGraph | None = None
+    known: Known = field(default_factory=Known)
+    expect: Identity | None = None
 
     def checks(self, found: Found, impact: Impact, what: str) -> list[Check]:
-        """The checks that ask for these words; ``what`` is such as "rolling back"."""
+        """The guest is the known one, and the words were said; ``what`` is such as "rolling back"."""
         return [
-            check_not_brain(found, self.brain_vmid, allow_brain=self.allow_brain),
+            *self.identify(found, destructive=True),
+            check_critical(
+                found, self.brain_vmid, impact, allow_brain=self.allow_brain, allow_impact=self.allow_impact
+            ),
             check_dependents(found, impact, allow_impact=self.allow_impact),
             check_confirmed(found, self.confirm, what),
         ]
+
+    def identify(self, found: Found, *, destructive: bool) -> list[Check]:
+        """The guest is the one that the last scan knows, and the one that was expected."""
+        now = Identity.of(found)
+        return [self.known.check(now, destructive=destructive), *self.expected(now)]
+
+    def expected(self, now: Identity | None) -> list[Check]:
+        """The guest, or that there is none, is what was expected, if anything was."""
+        return [check_expected(self.expect, now)] if self.expect else []
 
     def impact(self, running: Mapping[str, bool], found: Found) -> Impact:
         """Which services would miss the guest. ``running`` has every guest of the cluster by name."""
@@ -51,9 +66,12 @@ class Guards:
         return [f"No dependency graph was read, so nobody knows what depends on {found.label}."]
 
 
-def guards_from_params(params: Mapping[str, Any], graph: DependencyGraph | None) -> Guards:
+def guards_from_params(params: Mapping[str, Any], graph: DependencyGraph | None, known: Known) -> Guards:
     """The guards as options of a module."""
-    return Guards(params["confirm"], params["allow_impact"], params["allow_brain"], params["brain_vmid"], graph)
+    return Guards(
+        params["confirm"], params["allow_impact"], params["allow_brain"], params["brain_vmid"], graph, known,
+        Identity.from_params(params["expect"]),
+    )  # fmt: skip
 
 
 def check_made_by(found: Found, operation: str) -> Check:
@@ -72,6 +90,7 @@ def plan_result(plan: GuestPlan) -> dict[str, Any]:
         "actions": [{"kind": a.kind, "text": a.text} for a in plan.actions],
         "preflight": [{"check": c.name, "passed": c.passed, "message": c.message} for c in plan.checks],
         "impact": plan.impact.as_dict(),
+        "identity": plan.identity,
         "summary": plan.summary(),
     }
 

@@ -15,15 +15,29 @@ from typing import Any
 
 from .errors import AlreadyExistsError, NHIError, PreflightError, ProxmoxError
 from .graph import DependencyGraph
-from .guest import Found, GuestPlan, Impact, assess_impact, guest_facts
+from .guest import DESTROY, STOP, Check, Found, GuestPlan, Impact, assess_impact, guest_facts
 from .guest_addresses import TakenAddresses, fixed_addresses, guest_macs, taken_addresses
 from .guest_apply import GuestChange
+from .guest_capacity import Overcommit
 from .guest_config import restart_words
+from .guest_growth import check_growth
 from .guest_guards import check_made_by
+from .guest_identity import Identity, check_expected
+from .guest_known import read_known
 from .guest_placement import check_owners
 from .guest_plan import plan_absent, plan_create, plan_existing
 from .guest_privileges import change_needs, check_privileges, creation_needs
-from .guest_reader import Api, Cluster, find_guest, live_address, owners_of, read_cluster, read_guest, read_pending
+from .guest_reader import (
+    Api,
+    Cluster,
+    live_address,
+    look_up_guest,
+    owners_of,
+    read_cluster,
+    read_guest,
+    read_pending,
+    refuse_if_changed,
+)
 from .guest_record import guests_of
 from .guest_rescan import Rescan
 from .guest_site import Allocator, Site, choose_site
@@ -47,6 +61,8 @@ class Settings:
     confirm: str | None = None
     allow_impact: bool = False
     made_by: str | None = None
+    limits: Overcommit = field(default_factory=Overcommit)
+    expect: Identity | None = None
     patience: Patience = field(default_factory=Patience)
     rescan: Rescan | None = None
     tell: Callable[[str], None] = lambda _text: None
@@ -105,23 +121,42 @@ class GuestManager:
         return self._once()
 
     def _once(self) -> Outcome:
-        cluster = read_cluster(self._api)
-        found = self._found = find_guest(self._api, cluster, self._wanted)
-        self._looked = True
+        cluster, wanted = read_cluster(self._api), self._wanted
+        found, check = look_up_guest(self._api, cluster, wanted)
+        # Whatever else the name may mean, state.json is brought up to date only for a guest that is certain.
+        self._looked, self._found = check.passed, found
         if found is not None:
-            return self._destroy(cluster, found) if self._wanted.state == "absent" else self._change(cluster, found)
-        if self._wanted.state == "absent":
-            idle = f"No guest that this token may see is called {self._wanted.name}: nothing to do."
+            return (self._destroy if wanted.state == "absent" else self._change)(cluster, found, check)
+        if wanted.creates and check.name != "exists":
+            return self._create(cluster, check)
+        if not check.passed:
+            return self._shown(GuestPlan(checks=[check], idle="Nothing can be planned."))
+        if wanted.state == "absent":
+            idle = f"No guest that this token may see is called {wanted.name}: nothing to do."
             return Outcome(GuestPlan(idle=idle), None, self._operation)
-        if not self._wanted.creates:
-            raise PreflightError(
-                f"{self._wanted.name} does not exist and can not be {self._wanted.state}: create it with state: started"
-            )
-        return self._create(cluster)
+        if not wanted.creates:
+            text = f"{wanted.name} does not exist and can not be {wanted.state}: create it with state: started"
+            check = Check("exists", passed=False, message=text)
+            return self._shown(GuestPlan(checks=[check], idle="Nothing can be planned."))
+        return self._create(cluster, check)
+
+    def _shown(self, plan: GuestPlan, vm: dict[str, Any] | None = None) -> Outcome:
+        """A plan that goes no further: a check run shows it, and a real run is refused with all that failed."""
+        if not self._settings.check_mode:
+            plan.refuse_if_failed()
+        return Outcome(plan, vm, self._operation)
 
     # A guest that is there
 
-    def _destroy(self, cluster: Cluster, found: Found) -> Outcome:
+    def _identify(self, plan: GuestPlan, found: Found) -> list[Check]:
+        """The guest is the one that the last scan knows, and the one that was expected."""
+        now, expect = Identity.of(found), self._settings.expect
+        plan.identity = now.as_dict()
+        destructive = any(a.kind in (STOP, DESTROY) for a in plan.actions)
+        known = read_known(self._settings.state_dir).check(now, destructive=destructive)
+        return [known, *([check_expected(expect, now)] if expect else [])]
+
+    def _destroy(self, cluster: Cluster, found: Found, exists: Check) -> Outcome:
         settings = self._settings
         plan = plan_absent(
             self._wanted, found, self._impact(cluster, found),
@@ -131,9 +166,10 @@ class GuestManager:
             plan.warnings.append(f"No dependency graph was read, so nobody knows what depends on {found.label}.")
         if settings.made_by:
             plan.checks.append(check_made_by(found, settings.made_by))
+        plan.checks[:0] = [exists, *self._identify(plan, found)]
         plan.checks.append(check_privileges(self._api, change_needs(found, plan.actions)))
         if settings.check_mode:
-            return Outcome(plan, None, self._operation)
+            return self._shown(plan)
         plan.refuse_if_failed()
         changer = self._changer()
         changer.destroy(plan, found)
@@ -141,19 +177,22 @@ class GuestManager:
         self._settle(plan, lambda: self._reservations.forget(found.name, found.vmid, fixed_addresses(found)))
         return Outcome(plan, None, self._operation)
 
-    def _change(self, cluster: Cluster, found: Found) -> Outcome:
+    def _change(self, cluster: Cluster, found: Found, exists: Check) -> Outcome:
         found = replace(found, pending=read_pending(self._api, found))
         plan = plan_existing(self._wanted, found, self._impact(cluster, found))
+        plan.checks[:0] = [exists, *self._identify(plan, found)]
         if any(what.startswith("network") for what in plan.after):
-            self._refuse_taken_address(cluster, found, plan)
+            plan.checks += self._check_addresses(cluster, found, plan)
         if plan.changed:
+            plan.checks += check_growth(self._api, cluster, found, plan, self._settings.limits)
             plan.checks.append(check_privileges(self._api, change_needs(found, plan.actions)))
         if self._settings.check_mode:
             facts = self._facts(found)
-            return Outcome(plan, {k: plan.after.get(k, v) for k, v in facts.items()}, self._operation)
+            return self._shown(plan, {k: plan.after.get(k, v) for k, v in facts.items()})
         plan.refuse_if_failed()
         address = None
         if plan.changed:
+            refuse_if_changed(self._api, found)
             changer = self._changer()
             with self._new_address(cluster, found, plan):
                 address = changer.change(plan, found)
@@ -161,22 +200,34 @@ class GuestManager:
             found = read_guest(
                 self._api, {"type": found.type, "node": found.node, "vmid": found.vmid, "pool": found.pool}
             )
+            plan.identity = Identity.of(found).as_dict()
             pending = read_pending(self._api, found)
             if pending is not None:
                 plan.restart_required = restart_words(pending, plan.waiting)
         return Outcome(plan, self._facts(found, address), self._operation)
 
-    def _refuse_taken_address(self, cluster: Cluster, found: Found, plan: GuestPlan) -> None:
+    def _check_addresses(self, cluster: Cluster, found: Found, plan: GuestPlan) -> list[Check]:
         others = Cluster([r for r in cluster.rows if r.get("vmid") != found.vmid], cluster.read_at)
         taken = taken_addresses(self._api, others, self._settings.state_dir)
         plan.warnings += taken.warnings
+        checks = []
         for network in self._wanted.networks:
-            owner = taken.owners.get(network.ip.ip) if isinstance(network.ip, IPv4Interface) else None
-            if owner and not owner.startswith(f"{found.vmid} "):
-                raise PreflightError(
-                    f"{network.ip} belongs to {owner}: choose another {network.label}.ip for {found.label}"
+            if not isinstance(network.ip, IPv4Interface):
+                continue
+            owner = taken.owners.get(network.ip.ip)
+            checks.append(
+                Check.of(
+                    "address",
+                    passed=not owner or owner.startswith(f"{found.vmid} "),
+                    good=f"{network.ip} belongs to no other guest",
+                    bad=f"{network.ip} belongs to {owner}: choose another {network.label}.ip for {found.label}",
                 )
-        check_owners(owners_of(self._api, others.guests, self._wanted.fixed_six.keys()), self._wanted)
+            )
+        try:
+            check_owners(owners_of(self._api, others.guests, self._wanted.fixed_six.keys()), self._wanted)
+        except PreflightError as e:
+            checks.append(Check("address", passed=False, message=str(e)))
+        return checks
 
     @contextlib.contextmanager
     def _new_address(self, cluster: Cluster, found: Found, plan: GuestPlan) -> Iterator[None]:
@@ -215,17 +266,21 @@ class GuestManager:
 
     # A guest that is not there yet
 
-    def _create(self, cluster: Cluster) -> Outcome:
-        site = choose_site(self._api, cluster, self._wanted)
+    def _create(self, cluster: Cluster, exists: Check) -> Outcome:
+        site = choose_site(self._api, cluster, self._wanted, self._settings.limits)
+        expected = [check_expected(self._settings.expect, None)] if self._settings.expect else []
+        site.checks[:0] = [exists, *expected]
         self._wanted = replace(self._wanted, type=site.kind)
         taken = TakenAddresses()
         if any(n.ip not in (None, "dhcp", "manual") for n in self._wanted.networks):
             taken = taken_addresses(self._api, cluster, self._settings.state_dir)
         allocator = Allocator(self._api, self._wanted, cluster, taken)
+        choice, checks = allocator.foresee(self._reservations.peek(taken.gone))
+        site.checks += checks
+        plan = self._creation_plan(site, allocator, choice, taken)
         if self._settings.check_mode:
-            choice = allocator.settle(lambda choose: choose(self._reservations.peek(taken.gone)))
-            plan = self._creation_plan(site, allocator, choice, taken)
-            return Outcome(plan, plan.after, self._operation)
+            return self._shown(plan, plan.after)
+        plan.refuse_if_failed()
         try:
             return self._create_now(cluster, site, allocator, taken)
         except BaseException:
@@ -243,6 +298,7 @@ class GuestManager:
                 )
             )
             plan = self._creation_plan(site, allocator, choice, taken)
+            plan.refuse_if_failed()
             place = site.placement(choice, allocator.interface(choice))
             changer = self._changer()
             try:
@@ -256,11 +312,12 @@ class GuestManager:
         facts = {**plan.after, "address": address}
         row = {"type": self._wanted.type or LXC, "node": place.node, "vmid": place.vmid, "pool": self._wanted.pool}
         self._settle(plan, lambda: self._reservations.keep(self._operation))
-        self._settle(plan, lambda: facts.update(self._bound(read_guest(self._api, row), address)))
+        self._settle(plan, lambda: facts.update(self._bound(plan, read_guest(self._api, row), address)))
         return Outcome(plan, facts, self._operation)
 
-    def _bound(self, found: Found, address: str | None) -> dict[str, Any]:
+    def _bound(self, plan: GuestPlan, found: Found, address: str | None) -> dict[str, Any]:
         """Facts of a guest that was just made, whose line in the ledger is told how to know it again."""
+        plan.identity = Identity.of(found).as_dict()
         self._reservations.keep(self._operation, found.type, guest_macs(found))
         return self._facts(found, address)
 
@@ -274,8 +331,12 @@ class GuestManager:
     def _creation_plan(self, site: Site, allocator: Allocator, choice: Choice, taken: TakenAddresses) -> GuestPlan:
         place = site.placement(choice, allocator.interface(choice))
         plan = plan_create(self._wanted, place)
-        plan.checks = [*site.checks, check_privileges(self._api, creation_needs(self._wanted, place, plan.actions))]
-        plan.refuse_if_failed()
+        plan.checks = list(site.checks)
+        if place.vmid:
+            # A wish that can not be written down has failed another check already.
+            with contextlib.suppress(PreflightError):
+                needs = creation_needs(self._wanted, place, plan.actions)
+                plan.checks.append(check_privileges(self._api, needs))
         plan.warnings = [*site.warnings, *taken.warnings, *allocator.warnings]
         return plan
 

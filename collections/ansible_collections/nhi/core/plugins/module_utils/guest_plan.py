@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .errors import PreflightError
 from .guest import (
     CLONE,
     CONFIGURE,
@@ -25,7 +24,15 @@ from .guest import (
     Impact,
     guest_facts,
 )
-from .guest_checks import check_confirmed, check_dependents, check_unlocked, check_unprotected, is_brain
+from .guest_checks import (
+    check_confirmed,
+    check_dependents,
+    check_kind,
+    check_runnable,
+    check_survives,
+    check_unlocked,
+    check_unprotected,
+)
 from .guest_config import Drift, Placement, flag, memory_mib, restart_words
 from .guest_creation import new_address
 from .guest_drift import drift
@@ -36,7 +43,7 @@ from .guest_spec import DEFAULT_BRIDGE, KINDS, LXC, Wanted
 def plan_create(wanted: Wanted, place: Placement) -> GuestPlan:
     """Make a guest that is not there."""
     kind = wanted.type or LXC
-    label = f"{KINDS[kind]} {place.vmid} {wanted.name}"
+    label = f"{KINDS[kind]} {place.vmid or '(no VMID)'} {wanted.name}"
     plan = GuestPlan(after=_new_facts(wanted, place, kind))
     plan.actions.append(Action(CLONE if place.clone_of else CREATE, _creation_sentence(wanted, place, label)))
     if place.clone_of:
@@ -55,9 +62,10 @@ def plan_create(wanted: Wanted, place: Placement) -> GuestPlan:
 
 def plan_existing(wanted: Wanted, found: Found, impact: Impact) -> GuestPlan:
     """Correct what differs, then bring the guest into the wanted state of power."""
-    _refuse_other_kind(wanted, found)
     difference = drift(wanted, found.config, found.type)
     plan = GuestPlan(impact=impact if wanted.state in ("stopped", "restarted") else Impact())
+    plan.checks += check_kind(wanted.type, wanted.node, found)
+    plan.checks += [Check(name, passed=False, message=message) for name, message in difference.problems]
     _plan_drift(plan, difference, found)
     _plan_power(plan, wanted, found)
     plan.before.update(difference.before)
@@ -78,17 +86,14 @@ def plan_existing(wanted: Wanted, found: Found, impact: Impact) -> GuestPlan:
 def plan_absent(
     wanted: Wanted, found: Found, impact: Impact, *, brain_vmid: int, confirm: str | None, allow_impact: bool
 ) -> GuestPlan:
-    """Destroy a guest; PreflightError at once when it is the Brain, whatever else was said."""
-    if is_brain(found, brain_vmid):
-        raise PreflightError(f"{found.label} is the Brain, which controls all others: nhi_vm never destroys it")
-    if wanted.type and wanted.type != found.type:
-        _refuse_other_kind(wanted, found)
+    """Destroy a guest, but the Brain never."""
     plan = GuestPlan(impact=impact, before=guest_facts(found))
     if found.running:
         plan.actions.append(Action(STOP, f"Shut {found.label} down, and stop it if it does not end"))
     plan.actions.append(Action(DESTROY, f"Destroy {found.label} with its disks"))
     plan.checks = [
-        Check("not_brain", passed=True, message=f"{found.label} is not the Brain"),
+        *check_kind(wanted.type, None, found),
+        check_survives(found, brain_vmid, impact, allow_impact=allow_impact),
         check_unlocked(found),
         check_unprotected(found),
         check_dependents(found, impact, allow_impact=allow_impact),
@@ -120,7 +125,7 @@ def _plan_power(plan: GuestPlan, wanted: Wanted, found: Found) -> None:
     if wants_running is None:
         return
     if wants_running and found.template:
-        raise PreflightError(f"{found.label} is a template, which never runs: clone it into a guest of another name")
+        plan.checks.append(check_runnable(found))
     if found.running and wanted.state in ("stopped", "restarted"):
         plan.actions.append(Action(STOP, f"Shut {found.label} down, and stop it if it does not end"))
     if wants_running and (not found.running or wanted.state == "restarted"):
@@ -130,17 +135,6 @@ def _plan_power(plan: GuestPlan, wanted: Wanted, found: Found) -> None:
         plan.after["status"] = "running" if wants_running else "stopped"
 
 
-def _refuse_other_kind(wanted: Wanted, found: Found) -> None:
-    if wanted.type and wanted.type != found.type:
-        raise PreflightError(
-            f"{found.label} is of type {found.type}, not {wanted.type}, and stays so: choose another name or type"
-        )
-    if wanted.node and wanted.node != found.node:
-        raise PreflightError(
-            f"{found.label} is not on node {wanted.node}: nhi_vm does not migrate; correct node or migrate it first"
-        )
-
-
 def _creation_sentence(wanted: Wanted, place: Placement, label: str) -> str:
     if place.clone_of:
         how = "" if place.full else "linked "
@@ -148,6 +142,8 @@ def _creation_sentence(wanted: Wanted, place: Placement, label: str) -> str:
         origin = f"as a {how}clone of {KINDS[wanted.type or LXC]} {place.clone_of}{snapshot}"
     elif place.template:
         origin = f"from {place.template}"
+    elif wanted.source or (wanted.type or LXC) == LXC:
+        origin = "from a template that is still to be named"
     else:
         origin = "with an empty disk"
     size: Iterable[str] = (
@@ -161,17 +157,17 @@ def _creation_sentence(wanted: Wanted, place: Placement, label: str) -> str:
     bridge = f"{wanted.network.bridge or DEFAULT_BRIDGE}{f' VLAN {wanted.network.tag}' if wanted.network.tag else ''}"
     others = f" and {more} more interface{'s' if more > 1 else ''}" if more else ""
     return (
-        f"Create {label} on {place.node} {origin} ({', '.join(filter(None, size)) or 'default size'}),"
+        f"Create {label} on {place.node or 'a node'} {origin} ({', '.join(filter(None, size)) or 'default size'}),"
         f" {address} on {bridge}{others}"
     )
 
 
 def _new_facts(wanted: Wanted, place: Placement, kind: str) -> dict[str, Any]:
     return {
-        "vmid": place.vmid,
+        "vmid": place.vmid or None,
         "name": wanted.name,
         "type": kind,
-        "node": place.node,
+        "node": place.node or None,
         "status": "running" if wanted.state == "started" else "stopped",
         "address": new_address(wanted, place),
         "cores": wanted.cores or int(place.source.get("cores") or 0) or None,

@@ -10,20 +10,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .guest import CLONE, CONFIGURE, CREATE, DESTROY, PROTECT, REPLACE, RESIZE, START, STOP, Action, Check, Found
+from .guest import CLONE, CONFIGURE, DESTROY, PROTECT, REPLACE, RESIZE, START, STOP, Action, Check, Found
+from .guest_archive import Archive
 from .guest_config import Placement, storages_of
+from .guest_creation import after_clone, create_lxc, create_qemu
 from .guest_interfaces import bridges_of
 from .guest_reader import Api
-from .guest_spec import DEFAULT_BRIDGE, QEMU, Wanted
+from .guest_spec import LXC, QEMU, Wanted
 
-_OF_OPTION = (
-    (re.compile(r"cores|cpu"), "VM.Config.CPU"),
-    (re.compile(r"memory|swap|balloon"), "VM.Config.Memory"),
-    (re.compile(r"(?:net|ipconfig)\d+|nameserver|searchdomain"), "VM.Config.Network"),
-    (re.compile(r"ciuser|cipassword|sshkeys"), "VM.Config.Cloudinit"),
-    (re.compile(r"mp\d+"), "VM.Config.Disk"),
-    (re.compile(r"features"), "VM.Allocate"),
-)
+# The first pattern that an option matches says which privilege it takes.
+_OF_OPTION = {
+    LXC: (
+        (r"cores|cpu\w*", "VM.Config.CPU"),
+        (r"memory|swap", "VM.Config.Memory"),
+        (r"net\d+|nameserver|searchdomain|hostname", "VM.Config.Network"),
+        (r"rootfs|mp\d+", "VM.Config.Disk"),
+        # The only feature that a token may set is nesting, and that with this privilege.
+        (r"features", "VM.Allocate"),
+    ),
+    QEMU: (
+        (r"cores|cpu\w*|sockets|vcpus|numa\d*", "VM.Config.CPU"),
+        (r"memory|balloon|shares", "VM.Config.Memory"),
+        (r"net\d+", "VM.Config.Network"),
+        (r"ipconfig\d+|nameserver|searchdomain", "VM.Config.Network|VM.Config.Cloudinit"),
+        (r"ciuser|cipassword|sshkeys|cicustom|citype|ciupgrade", "VM.Config.Cloudinit"),
+        (r"(?:ide|sata|scsi|virtio)\d+|efidisk0|tpmstate0", "VM.Config.Disk"),
+        (r"acpi|bios|boot|bootdisk|kvm|machine|scsihw|serial\d+|tablet|vga", "VM.Config.HWType"),
+    ),
+}
 _OF_ACTION = {
     RESIZE: "VM.Config.Disk",
     START: "VM.PowerMgmt",
@@ -31,7 +45,11 @@ _OF_ACTION = {
     DESTROY: "VM.Allocate",
     PROTECT: "VM.Config.Options",
 }
-_NOT_OPTIONS = {"digest", "delete"}
+# Parameters that say how to make or change a guest, not what it is.
+_NOT_OPTIONS = {
+    "delete", "digest", "full", "newid", "ostemplate", "password", "pool", "ssh-public-keys", "storage", "unprivileged",
+    "vmid",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,36 +69,41 @@ class Need:
 
 def creation_needs(wanted: Wanted, place: Placement, actions: Iterable[Action]) -> list[Need]:
     """What making a guest needs. A guest made in a pool has the pool's privileges from the first moment."""
+    kind, kinds = wanted.type or LXC, {a.kind for a in actions}
     guest = (f"/vms/{place.vmid}", *((f"/pool/{wanted.pool}",) if wanted.pool else ()))
-    privileges = ["VM.Allocate"]
-    kinds = {a.kind for a in actions}
-    if CREATE in kinds or CONFIGURE in kinds:
-        privileges += ["VM.Config.Disk"] if CREATE in kinds else []
-        privileges += ["VM.Config.Network", "VM.Config.Options"]
-        given: dict[str, Any] = {
-            "cores": wanted.cores,
-            "memory": wanted.memory_mib,
-            "swap": wanted.swap_mib,
-            "cpu": wanted.cpu,
-        }
-        given |= {"ciuser": wanted.ciuser or wanted.cipassword, "balloon": wanted.balloon_mib}
-        given |= {"sshkeys": wanted.type == QEMU and wanted.ssh_public_keys, "mp0": wanted.volumes}
-        privileges += [_privilege(option) for option, value in given.items() if value]
-    needs = [Need(p, guest) for p in privileges]
-    needs += [Need(_OF_ACTION[k], guest) for k in sorted(kinds) if k in _OF_ACTION]
+    needs = [Need("VM.Allocate", guest)]
     if CLONE in kinds:
+        # A clone is first of all connected like its source, and lies where that lies.
+        data = after_clone(wanted, place, place.source)
         needs.append(Need("VM.Clone", (f"/vms/{place.clone_of}",)))
-    disks = {place.storage} if place.storage else set(storages_of(place.source))
-    disks |= {volume.storage for volume in wanted.volumes if volume.storage}
-    needs += [Need("Datastore.AllocateSpace", (f"/storage/{name}",)) for name in sorted(filter(None, disks))]
-    # A clone is first of all connected like its source.
-    nets = [*bridges_of(place.source), *((n.bridge or DEFAULT_BRIDGE, n.tag or 0) for n in wanted.networks)]
-    needs += [Need("SDN.Use", (_bridge_path(bridge, tag),)) for bridge, tag in nets]
+        needs += _space_needs([place.storage] if place.storage else storages_of(place.source))
+        needs += _bridge_needs(place.source)
+    else:
+        data = (create_lxc if kind == LXC else create_qemu)(wanted, place, "op")
+        if kind == LXC and wanted.unprivileged is False:
+            needs.append(Need("Sys.Modify", ("/",)))
+    given = {option: value for option, value in data.items() if value is not None}
+    needs += _option_needs(kind, given, guest)
+    needs += [Need(_OF_ACTION[k], guest) for k in sorted(kinds) if k in _OF_ACTION]
+    needs += [*_space_needs(storages_of(given)), *_bridge_needs(given)]
     return list(dict.fromkeys(needs))
 
 
-def _privilege(option: str) -> str:
-    return next((privilege for shape, privilege in _OF_OPTION if shape.fullmatch(option)), "VM.Config.Options")
+def _option_needs(kind: str, options: Iterable[str], guest: tuple[str, ...]) -> list[Need]:
+    return [Need(_privilege(kind, o), guest) for o in options if o and o not in _NOT_OPTIONS]
+
+
+def _space_needs(storages: Iterable[str]) -> list[Need]:
+    return [Need("Datastore.AllocateSpace", (f"/storage/{name}",)) for name in storages if name not in ("", "None")]
+
+
+def _bridge_needs(config: Mapping[str, Any]) -> list[Need]:
+    return [Need("SDN.Use", (_bridge_path(bridge, tag),)) for bridge, tag in bridges_of(config)]
+
+
+def _privilege(kind: str, option: str) -> str:
+    found = (privilege for pattern, privilege in _OF_OPTION[kind] if re.fullmatch(pattern, option))
+    return next(found, "VM.Config.Options")
 
 
 def _bridge_path(bridge: str, tag: int) -> str:
@@ -91,25 +114,20 @@ def _bridge_path(bridge: str, tag: int) -> str:
 def change_needs(found: Found, actions: Iterable[Action]) -> list[Need]:
     """What changing or destroying a guest that is there needs."""
     guest = (f"/vms/{found.vmid}",)
-    privileges: list[str] = []
-    more: list[Need] = []
+    needs: list[Need] = []
     for action in actions:
         if action.kind == CONFIGURE:
-            deleted = str(action.data.get("delete") or "").split(",")
-            options = [o for o in (*action.data, *deleted) if o and o not in _NOT_OPTIONS]
-            privileges += [_privilege(option) for option in options]
-            old = set(bridges_of(found.config))
-            new = [net for net in bridges_of(action.data) if net not in old]
-            more += [Need("SDN.Use", (_bridge_path(bridge, tag),)) for bridge, tag in new]
-            disks = [s for s in storages_of(action.data) if s not in storages_of(found.config)]
-            more += [Need("Datastore.AllocateSpace", (f"/storage/{name}",)) for name in disks]
+            data = {option: value for option, value in action.data.items() if value is not None}
+            needs += _option_needs(found.type, [*data, *str(data.get("delete") or "").split(",")], guest)
+            needs += [n for n in _bridge_needs(data) if n not in _bridge_needs(found.config)]
+            needs += _space_needs(s for s in storages_of(data) if s not in storages_of(found.config))
         else:
-            privileges.append(_OF_ACTION[action.kind])
-    return [*(Need(p, guest) for p in dict.fromkeys(privileges)), *dict.fromkeys(more)]
+            needs.append(Need(_OF_ACTION[action.kind], guest))
+    return list(dict.fromkeys(needs))
 
 
 def restore_needs(
-    vmid: int, pool: str | None, disks: Iterable[str], bridges: Iterable[str], actions: Iterable[Action]
+    vmid: int, pool: str | None, archive: Archive, storage: str | None, actions: Iterable[Action]
 ) -> list[Need]:
     """What bringing a guest back needs beside reading the backup, which was read already."""
     kinds = {a.kind for a in actions}
@@ -119,9 +137,7 @@ def restore_needs(
         needs += [Need("VM.PowerMgmt", guest)] if kinds & {START, STOP} else []
     else:
         needs = [Need(p, guest) for p in ("VM.Allocate", "VM.Config.Network", "VM.Config.Options")]
-    needs += [Need("Datastore.AllocateSpace", (f"/storage/{name}",)) for name in disks]
-    needs += [Need("SDN.Use", (f"/sdn/zones/localnetwork/{name}",)) for name in bridges]
-    return needs
+    return [*needs, *_space_needs(archive.space(storage)), *_bridge_needs(archive.config)]
 
 
 def check_privileges(api: Api, needs: Iterable[Need]) -> Check:

@@ -29,8 +29,9 @@ from .errors import (
     ProxmoxError,
     UnreachableError,
 )
-from .guest import Found
+from .guest import Check, Found
 from .guest_config import fixed_address, flag, waiting_options
+from .guest_identity import Identity
 from .guest_spec import KINDS, LXC
 from .proxmox_rows import refuse_blindness, with_numbers
 from .proxmox_tasks import TaskResult
@@ -111,28 +112,38 @@ def _name_row(api: Api, row: dict[str, Any]) -> None:
     row["name"] = config.get("hostname") or config.get("name") or ""
 
 
-def find_row(cluster: Cluster, wanted: Named) -> Row | None:
-    """The one guest that is meant; PreflightError when that is not certain."""
-    named = [r for r in cluster.guests if r.get("name") == wanted.name]
+def look_up(cluster: Cluster, wanted: Named) -> tuple[Row | None, Check]:
+    """The guest that is meant as far as can be told, and whether that is certain."""
+    named = sorted((r for r in cluster.guests if r.get("name") == wanted.name), key=lambda r: int(r["vmid"]))
+    meant = named[0] if len(named) == 1 else None
     if wanted.vmid is not None:
         holder = next((r for r in cluster.guests if r["vmid"] == wanted.vmid), None)
-        if holder is not None and holder.get("name") != wanted.name:
-            raise PreflightError(
-                f"VMID {wanted.vmid} is {_label(holder)}, not {wanted.name}: correct vmid or name, or leave vmid out"
-            )
-        if holder is None and named:
-            raise PreflightError(
-                f"{wanted.name} is {_label(named[0])}, not VMID {wanted.vmid}: correct vmid or leave it out"
-            )
-        return holder
+        if holder is not None and holder.get("name") == wanted.name:
+            return holder, Check("exists", passed=True, message=f"{_label(holder)} is there")
+        if holder is not None:
+            text = f"VMID {wanted.vmid} is {_label(holder)}, not {wanted.name}: correct vmid or name, or leave vmid out"
+            return meant, Check("vmid", passed=False, message=text)
+        if named:
+            text = f"{wanted.name} is {_label(named[0])}, not VMID {wanted.vmid}: correct vmid or leave it out"
+            return meant, Check("vmid", passed=False, message=text)
     if len(named) > 1:
-        both = " and ".join(_label(r) for r in sorted(named, key=lambda r: int(r["vmid"])))
-        raise PreflightError(f"{wanted.name} could be {both}: set vmid to say which one, or rename one of them")
-    return named[0] if named else None
+        both = " and ".join(_label(r) for r in named)
+        text = f"{wanted.name} could be {both}: set vmid to say which one, or rename one of them"
+        return None, Check("exists", passed=False, message=text)
+    text = f"{_label(meant)} is there" if meant else f"{wanted.name} is not there yet"
+    return meant, Check("exists", passed=True, message=text)
 
 
 def find_guest(api: Api, cluster: Cluster, wanted: Named) -> Found | None:
-    """The one guest that is meant, read now: the name in a row may be that of the last guest with this VMID."""
+    """The one guest that is meant, read now; PreflightError when that is not certain."""
+    found, check = look_up_guest(api, cluster, wanted)
+    if not check.passed:
+        raise PreflightError(check.message)
+    return found
+
+
+def look_up_guest(api: Api, cluster: Cluster, wanted: Named) -> tuple[Found | None, Check]:
+    """The same, read now: the name in a row may be that of the last guest with this VMID."""
     read: dict[int, Found] = {}
     rows: list[Row] = []
     for row in cluster.rows:
@@ -140,8 +151,8 @@ def find_guest(api: Api, cluster: Cluster, wanted: Named) -> Found | None:
             found = read[int(row["vmid"])] = read_guest(api, row)
             row = {**row, "name": found.name}
         rows.append(row)
-    meant = find_row(Cluster(rows, cluster.read_at), wanted)
-    return None if meant is None else read[int(meant["vmid"])]
+    meant, check = look_up(Cluster(rows, cluster.read_at), wanted)
+    return (None if meant is None else read[int(meant["vmid"])]), check
 
 
 def _label(row: Row) -> str:
@@ -183,9 +194,28 @@ def read_pending(api: Api, found: Found) -> list[str] | None:
 
 def refuse_if_changed(api: Api, found: Found) -> None:
     """PreflightError when the guest is no longer the one a plan was made for: VMIDs are used again."""
-    now = read_guest(api, {"type": found.type, "node": found.node, "vmid": found.vmid})
-    if (now.name, now.config.get("digest")) != (found.name, found.config.get("digest")):
+    wrong, now = _contradictions(api, found)
+    if now is not None and Identity.of(found).is_edited(Identity.of(now)) and not wrong:
         raise PreflightError(f"{found.label} was changed while this run looked at it: nothing was done, run again")
+    if wrong:
+        raise PreflightError(f"{found.label} {wrong}: nothing was done, look and run again")
+
+
+def refuse_if_replaced(api: Api, found: Found) -> None:
+    """The same in the middle of a run, whose own steps may have changed the configuration."""
+    wrong, _now = _contradictions(api, found)
+    if wrong:
+        raise PreflightError(f"{found.label} {wrong}: the guest that is there was left alone, look and run again")
+
+
+def _contradictions(api: Api, found: Found) -> tuple[str, Found | None]:
+    """What shows that another guest, or none, took the place of this one; empty when nothing does."""
+    try:
+        now = read_guest(api, {"type": found.type, "node": found.node, "vmid": found.vmid})
+    except (NotFoundError, PermissionDeniedError):
+        return "is gone, or another guest took its VMID, since this run looked at it", None
+    wrong = Identity.of(found).differences(Identity.of(now), "all")
+    return (f"is another guest than this run looked at: {', '.join(wrong)}" if wrong else ""), now
 
 
 def _lock_holder(api: Api, node: str, vmid: int) -> str | None:
@@ -225,6 +255,12 @@ def template_volumes(api: Api, node: str, rows: Iterable[Row]) -> list[str]:
             content = api.get(("nodes", node, "storage", str(row["storage"]), "content"), {"content": "vztmpl"})
             found.extend(str(v["volid"]) for v in content)
     return found
+
+
+def promised_bytes(api: Api, node: str, storage: str) -> int:
+    """The sizes of all guests' disks on a storage, as far as this token may see them."""
+    rows = api.get(("nodes", node, "storage", storage, "content"))
+    return sum(int(r.get("size") or 0) for r in rows if r.get("content") in ("images", "rootdir"))
 
 
 def bridges(api: Api, node: str) -> list[Row]:

@@ -85,7 +85,7 @@ def plan_beside(
     brain = "brain" in archive.tags
     plan.checks.append(
         Check.of(
-            "not_brain",
+            "critical",
             passed=guards.allow_brain or not brain,
             good=f"{backup.volid} is not of the Brain" if not brain else "allow_brain is true",
             bad=f"{backup.volid} is of the Brain, and a guest made from it would count as the Brain: if that is meant,"

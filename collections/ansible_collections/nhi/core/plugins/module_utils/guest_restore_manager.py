@@ -18,6 +18,7 @@ from .guest_backup import Backup
 from .guest_backup_manager import BackupOutcome, BackupRun
 from .guest_backup_reader import checked_site, find_backup, read_archive
 from .guest_config import Placement, fixed_address
+from .guest_identity import Identity
 from .guest_privileges import check_privileges, restore_needs
 from .guest_reader import Api, Cluster, configured_addresses, find_guest, read_cluster, read_guest
 from .guest_record import guests_of
@@ -81,6 +82,7 @@ class RestoreManager:
         guards = self._run.guards
         impact = guards.impact(cluster.running(), found)
         plan = plan_replace(self._wish, backup, archive, found, guards, impact)
+        plan.identity = Identity.of(found).as_dict()
         plan.checks += checked_site(self._api, found.node, archive, self._wish.storage, replaces=True)
         self._check_privileges(plan, found.vmid, archive)
         if not self._run.check_mode:
@@ -89,6 +91,7 @@ class RestoreManager:
             changer.destroy(plan, found)
             plan.warnings += changer.warnings
             found = read_guest(self._api, row_of(found))
+            plan.identity = Identity.of(found).as_dict()
         return BackupOutcome(plan, backup, vm=guest_facts(found))
 
     # Beside others
@@ -96,11 +99,13 @@ class RestoreManager:
     def _beside(self, cluster: Cluster, node: str, backup: Backup, archive: Archive) -> BackupOutcome:
         checks = checked_site(self._api, node, archive, self._wish.storage)
         allocator = Allocator(self._api, self._wanted, cluster, TakenAddresses())
+        choice, more = allocator.foresee(self._reservations.peek())
+        checks += more
+        plan = self._plan_beside(backup, archive, node, choice.vmid)
+        plan.checks += [*self._run.guards.expected(None), *checks]
         if self._run.check_mode:
-            vmid = allocator.settle(lambda choose: choose(self._reservations.peek())).vmid
-            plan = self._plan_beside(backup, archive, node, vmid)
-            plan.checks += checks
             return BackupOutcome(plan, backup, vm=plan.after)
+        plan.refuse_if_failed()
         try:
             plan, vmid = self._restore(cluster, allocator, backup, archive, node)
         except BaseException:
@@ -113,6 +118,7 @@ class RestoreManager:
         with contextlib.suppress(NHIError):
             self._reservations.keep(self._operation)
         found = read_guest(self._api, {"type": backup.type, "node": node, "vmid": vmid, "pool": self._wish.pool})
+        plan.identity = Identity.of(found).as_dict()
         plan.warnings += self._address_warnings(cluster, found)
         return BackupOutcome(plan, backup, vm=guest_facts(found))
 
@@ -151,8 +157,7 @@ class RestoreManager:
         return [f"{found.label} has the address of {owner}, {address}: give it another before you start it."]
 
     def _check_privileges(self, plan: GuestPlan, vmid: int, archive: Archive) -> None:
-        disks = archive.space(self._wish.storage)
-        needs = restore_needs(vmid, self._wish.pool, disks, archive.bridges, plan.actions)
+        needs = restore_needs(vmid, self._wish.pool, archive, self._wish.storage, plan.actions)
         plan.checks.append(check_privileges(self._api, needs))
 
     def _changer(self) -> GuestChange:

@@ -5,23 +5,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any, TypeVar
 
 from .allocation import next_address, next_vmid
-from .errors import PreflightError
+from .errors import AllocationError, PreflightError
 from .guest import Check
 from .guest_addresses import TakenAddresses
+from .guest_capacity import Overcommit, check_cpu, check_disk, check_memory, is_thin
 from .guest_clone import CloneSource, choose_clone_node, clone_problems, clone_warnings, read_source
-from .guest_config import DEFAULT_DISK_GIB, Placement, root_disk
+from .guest_config import DEFAULT_DISK_GIB, Placement, memory_mib, root_disk
 from .guest_drift import volume_text
 from .guest_extras import NESTING, check_features
 from .guest_nodes import fitting_nodes
 from .guest_placement import check_bridge, check_owners, check_pool, choose_node, choose_storage, choose_template
-from .guest_reader import Api, Cluster, Row, bridges, owners_of, storages, template_volumes, vmid_is_free
+from .guest_reader import (
+    Api,
+    Cluster,
+    Row,
+    bridges,
+    owners_of,
+    promised_bytes,
+    storages,
+    template_volumes,
+    vmid_is_free,
+)
 from .guest_spec import DEFAULT_BRIDGE, LXC, Wanted
 from .neighbours import is_used
 from .reservations import Choice, Held
@@ -61,22 +72,27 @@ class Site:
         )
 
 
-def choose_site(api: Api, cluster: Cluster, wanted: Wanted) -> Site:
-    """Look at everything the guest needs; PreflightError with all that is missing, in one line."""
-    survey = _Survey(api, cluster, wanted)
+def choose_site(api: Api, cluster: Cluster, wanted: Wanted, limits: Overcommit) -> Site:
+    """Look at everything the guest needs; a failed check says what is missing, and the site has what was found."""
+    survey = _Survey(api, cluster, wanted, limits)
     survey.look()
-    if survey.problems:
-        raise PreflightError("; ".join(survey.problems))
     return survey.site
+
+
+def room_on(api: Api, rows: Iterable[Row], node: str, name: str, gib: float, limits: Overcommit) -> Check:
+    """Whether a storage of the node has room for so much more."""
+    storage = next((r for r in rows if r.get("storage") == name), {"storage": name})
+    promised = promised_bytes(api, node, name) if is_thin(storage) and limits.disk else 0
+    return check_disk(storage, node, gib, promised, limits.disk)
 
 
 class _Survey:
     """Looks at one thing after the other and remembers what is wrong instead of stopping at it."""
 
-    def __init__(self, api: Api, cluster: Cluster, wanted: Wanted) -> None:
+    def __init__(self, api: Api, cluster: Cluster, wanted: Wanted, limits: Overcommit) -> None:
         self.site = Site()
-        self.problems: list[str] = []
-        self._api, self._cluster, self._wanted = api, cluster, wanted
+        self._api, self._cluster, self._wanted, self._limits = api, cluster, wanted, limits
+        self._space: dict[str, float] = {}  # GiB asked of each storage
 
     def look(self) -> None:
         wanted = self._wanted
@@ -86,6 +102,7 @@ class _Survey:
             rows = bridges(self._api, node)
             for bridge in dict.fromkeys(n.bridge or DEFAULT_BRIDGE for n in wanted.networks):
                 self._check("bridge", partial(check_bridge, rows, bridge, node))
+            self._look_for_room(node)
         if wanted.fixed_six:
             owners = owners_of(self._api, self._cluster.guests, wanted.fixed_six.keys())
             self._check("address", lambda: check_owners(owners, wanted))
@@ -108,7 +125,7 @@ class _Survey:
         self.site.node = node
         rows, disk = storages(self._api, node), wanted.disk_gib or DEFAULT_DISK_GIB
         content = "rootdir" if kind == LXC else "images"
-        storage = self._check("storage", lambda: choose_storage(rows, wanted.storage, content, disk, node))
+        storage = self._look_for_storage(rows, wanted.storage, content, disk, node)
         self.site.storage = storage
         self._look_at_volumes(rows, storage, content, node)
         if kind == LXC:
@@ -131,8 +148,32 @@ class _Survey:
         for volume in self._wanted.volumes:
             self._check("volume", partial(volume_text, volume, default))
             if volume.storage:
-                size = volume.size_gib or 0
-                self._check("storage", partial(choose_storage, rows, volume.storage, content, size, node))
+                self._look_for_storage(rows, volume.storage, content, volume.size_gib or 0, node)
+            elif default:
+                self._space[default] = self._space.get(default, 0.0) + (volume.size_gib or 0)
+
+    def _look_for_storage(self, rows: list[Any], wish: str | None, content: str, gib: float, node: str) -> str | None:
+        """A storage that fits; whether it has room is judged apart, as a thin one may promise more than it has."""
+        name = self._check("storage", partial(choose_storage, rows, wish, content, 0, node))
+        if name is not None:
+            self._space[name] = self._space.get(name, 0.0) + gib
+        return name
+
+    def _look_for_room(self, node: str) -> None:
+        wanted, source = self._wanted, self.site.source
+        config = source.config if source else {}
+        rows, limits = self._cluster.rows, self._limits
+        memory = wanted.memory_mib or memory_mib(config)
+        self.site.checks.append(check_memory(rows, node, memory, limits.memory))
+        cores = wanted.cores or int(config.get("cores") or 1)
+        self.site.checks.append(check_cpu(rows, node, cores, limits.cpu))
+        if source and not wanted.storage and self.site.full:
+            disk = root_disk(config, source.kind)
+            name = str(config.get(disk[0]) or "").partition(":")[0]
+            self._space[name] = max(disk[1] or 0.0, wanted.disk_gib or 0.0)
+        found = storages(self._api, node) if self._space else []
+        for name, gib in sorted(self._space.items()):
+            self.site.checks.append(room_on(self._api, found, node, name, gib, limits))
 
     def _look_at_source(self) -> str | None:
         """The guest to clone, and the node and storage where its clone can go."""
@@ -142,7 +183,8 @@ class _Survey:
             return None
         self.site.source, self.site.kind = source, source.kind
         self.site.snapname, self.site.full = wanted.snapname, wanted.full is not False
-        self.problems += clone_problems(source, wanted)
+        for problem in clone_problems(source, wanted):
+            self.site.checks.append(Check("source", passed=False, message=problem))
         self.site.warnings = clone_warnings(source, wanted)
         node = self._check("node", lambda: choose_clone_node(rows, source, wanted))
         if node is not None:
@@ -151,16 +193,14 @@ class _Survey:
                 disk = wanted.disk_gib or round(root_disk(source.config, source.kind)[1] or DEFAULT_DISK_GIB)
                 content = "rootdir" if source.kind == LXC else "images"
                 found = storages(self._api, node)
-                self.site.storage = self._check(
-                    "storage", lambda: choose_storage(found, wanted.storage, content, disk, node)
-                )
+                self.site.storage = self._look_for_storage(found, wanted.storage, content, disk, node)
         return node
 
     def _check(self, name: str, look: Callable[[], _T]) -> _T | None:
         try:
             found = look()
         except PreflightError as e:
-            self.problems.append(str(e))
+            self.site.checks.append(Check(name, passed=False, message=str(e)))
             return None
         what = found.label if isinstance(found, CloneSource) else found
         self.site.checks.append(Check(name, passed=True, message=f"{name} {what} can be used"))
@@ -176,8 +216,35 @@ class Allocator:
         self._taken = taken
         self._owners = {int(r["vmid"]): str(r.get("name") or "a guest without a name yet") for r in cluster.guests}
         self._answering: set[IPv4Address] = set()
+        self._unused: set[IPv4Address] = set()
         self._departed: dict[IPv4Address, frozenset[str]] = {}
         self.warnings: list[str] = []
+
+    def foresee(self, held: Held) -> tuple[Choice, list[Check]]:
+        """What would be chosen, with nothing written anywhere; VMID 0 is one that could not be found."""
+        vmid, checks = self._foresee_vmid(held)
+        try:
+            address = self._choose_address(held, vmid)
+            while not self._address_is_free(address):
+                address = self._choose_address(held, vmid)
+        except (AllocationError, PreflightError) as e:
+            return Choice(vmid, None), [*checks, Check("address", passed=False, message=str(e))]
+        if address is not None:
+            checks.append(Check("address", passed=True, message=f"address {address} is free"))
+        return Choice(vmid, address), checks
+
+    def _foresee_vmid(self, held: Held) -> tuple[int, list[Check]]:
+        wish = self._wanted.vmid
+        if wish in self._owners:
+            return wish or 0, []  # whose it is was found where the guest was looked for
+        try:
+            vmid = self._choose_vmid(held)
+            while not vmid_is_free(self._api, vmid):
+                self.vmid_taken(vmid)
+                vmid = self._choose_vmid(held)
+        except (AllocationError, PreflightError) as e:
+            return wish or 0, [Check("vmid", passed=False, message=str(e))]
+        return vmid, [Check("vmid", passed=True, message=f"VMID {vmid} is free")]
 
     def settle(self, reserve: Callable[[Callable[[Held], Choice]], Choice]) -> Choice:
         """Reserve, then look closer without holding any lock, until a choice stands."""
@@ -260,7 +327,10 @@ class Allocator:
     def _address_is_free(self, address: IPv4Address | None) -> bool:
         departed = self._taken.departed | self._departed.get(address, frozenset()) if address else ()
         fixed = isinstance(self._wanted.network.ip, IPv4Interface)
-        if address is None or not is_used(address, departed, patience=_ARP_SECONDS if fixed else 0.0):
+        if address is None or address in self._unused:
+            return True
+        if not is_used(address, departed, patience=_ARP_SECONDS if fixed else 0.0):
+            self._unused.add(address)
             return True
         if fixed:
             raise PreflightError(

@@ -186,7 +186,7 @@ def _plan_take(
     plan.checks = [
         check_unlocked(found),
         Check.of(
-            "not_template",
+            "template",
             passed=not found.template,
             good=f"{found.label} is not a template",
             bad=f"{found.label} is a template, which never changes: take snapshots of its clones",

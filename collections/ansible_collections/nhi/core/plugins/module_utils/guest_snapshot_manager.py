@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .guest import Action, Found, GuestPlan
 from .guest_config import flag
 from .guest_guards import Guards
+from .guest_identity import Identity
 from .guest_privileges import Need, check_privileges
 from .guest_reader import Api, guest_path, read_cluster, read_guest, refuse_if_changed
 from .guest_rescan import Rescan
@@ -78,9 +79,12 @@ class SnapshotManager:
                 plan = plan_absent(self._wish, found, snapshots)
             else:
                 plan = plan_present(self._wish, found, snapshots, supported=self._supported(found))
+            if plan.changed and self._wish.state != "rollback":
+                plan.checks[:0] = self._run.guards.identify(found, destructive=False)
             return self._carry_out(plan, found, snapshots)
 
     def _carry_out(self, plan: GuestPlan, found: Found, snapshots: list[Snapshot]) -> SnapshotOutcome:
+        plan.identity = Identity.of(found).as_dict()
         needs = [Need(_PRIVILEGES.get(a.kind, "VM.Snapshot"), (f"/vms/{found.vmid}",)) for a in plan.actions]
         if needs:
             plan.checks.append(check_privileges(self._api, needs))
@@ -95,7 +99,9 @@ class SnapshotManager:
             self._interrupts.mute()
             self._rescan(found)
         plan.warnings += self._tasks.warnings
-        return SnapshotOutcome(plan, read_guest(self._api, row_of(found)), self._list(found))
+        found = read_guest(self._api, row_of(found))
+        plan.identity = Identity.of(found).as_dict()
+        return SnapshotOutcome(plan, found, self._list(found))
 
     def _rescan(self, found: Found) -> None:
         """Whatever the outcome, let state.json show the guest as it is now."""

@@ -14,8 +14,8 @@ description:
   - Brings one container or virtual machine into a wanted state and waits for it.
   - A guest is found by its name. A VMID and an address are chosen for a new one unless you give them, so that
     parallel runs never choose the same. The creating call itself decides who gets a VMID.
-  - Everything that can be checked is checked before the first change. When a later step fails, or the run is
-    interrupted, what this run made is destroyed again and nothing else.
+  - Everything that can be checked is checked before the first change, and all that fails is told together.
+  - When a later step fails, or the run is interrupted, what this run made is destroyed again and nothing else.
   - Whatever the outcome, C(state.json) is brought up to date for this guest, and left alone for all others. Its health
     is what the last scan found, or unknown since it was started.
   - In check mode nothing is written. The plan is returned with its actions, checks, differences and impact.
@@ -25,6 +25,7 @@ description:
     the same.
 extends_documentation_fragment:
   - nhi.core.attributes
+  - nhi.core.identity
   - nhi.core.proxmox
   - nhi.core.state
   - nhi.core.guest_network
@@ -244,7 +245,9 @@ options:
     description: The name of the guest once more. Nothing is destroyed without it.
     type: str
   allow_impact:
-    description: Whether to destroy a guest although services that run, or may run, depend on it.
+    description:
+      - Whether to destroy a guest although services that run, or may run, depend on it, or although it carries a
+        service that the dependency graph calls critical.
     type: bool
     default: false
   made_by:
@@ -284,6 +287,24 @@ options:
     type: list
     elements: dict
     default: []
+  max_memory_overcommit:
+    description:
+      - How many times a node's memory the guests that run on it may be given together, counting the guest that is
+        created, started or enlarged. V(0) is no limit.
+    type: float
+    default: 1.5
+  max_cpu_overcommit:
+    description:
+      - How many times a node's cores the guests that run on it may be given together. V(0) is no limit. A container
+        that may use all cores counts as one, and no guest may have more cores than its node.
+    type: float
+    default: 32.0
+  max_disk_overcommit:
+    description:
+      - How many times the size of a storage with thin provisioning its disks may have together. V(0) is no limit. Other
+        storages never promise more than they have free.
+    type: float
+    default: 2.0
 author:
   - NHI contributors (@nhi-lab)
 seealso:
@@ -350,6 +371,14 @@ EXAMPLES = r"""
   check_mode: true
   register: plan
 
+- name: Do exactly what was planned, and nothing if the guest is another one or was changed meanwhile
+  nhi.core.nhi_vm:
+    name: postgres-lxc
+    state: absent
+    confirm: postgres-lxc
+    expect: "{{ plan.identity }}"
+    state_dir: /var/lib/nhi
+
 - name: Destroy a guest
   nhi.core.nhi_vm:
     name: redis-cache
@@ -404,12 +433,15 @@ actions:
   sample: [{kind: start, text: Start LXC 105 redis-cache}]
 preflight:
   description:
-    - The checks made before the first change. In check mode a failed one is returned and warned about. In a real run
-      it ends the task.
+    - The checks made before the first change. In check mode those that fail are returned and warned about. In a real
+      run they end the task, all in one message.
+    - C(exists), C(identity), C(expected), C(critical), C(confirmed), C(protection), C(lock), C(dependents), C(type),
+      C(unprivileged), C(node), C(memory), C(cpu), C(disk), C(storage), C(template), C(bridge), C(pool), C(vmid),
+      C(address) and C(privileges), those that concern what is done.
   returned: success
   type: list
   elements: dict
-  sample: [{check: not_protected, message: '...', passed: true}]
+  sample: [{check: protection, message: '...', passed: true}]
 impact:
   description:
     - What depends on the guest, directly or not, for V(absent), V(stopped) and V(restarted) states.
@@ -455,6 +487,15 @@ recovered:
   sample:
     - op-5f2b6c0c9d1d (redis-cache started by aider since 2026-11-23T18:00:00+00:00) was cut off.
       Undone, that is LXC 105 redis-cache was destroyed again.
+identity:
+  description:
+    - What tells the guest from others, as it is after the run or in check mode now. Give it back as O(expect) to do
+      later what was planned, and only that. Null for a guest that is not there.
+  returned: success
+  type: dict
+  sample:
+    {vmid: 105, type: lxc, name: redis-cache, created: null, operation: op-5f2b6c0c9d1e, mac: ['BC:24:11:00:00:05'],
+     digest: 1f0e...}
 operation:
   description: Identifier of this run. A guest that it made bears it in its notes.
   returned: success
@@ -479,6 +520,7 @@ from ansible_collections.nhi.core.plugins.module_utils.catalogue import load_cat
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest import CLONE, CREATE
+from ansible_collections.nhi.core.plugins.module_utils.guest_capacity import Overcommit
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import plan_result, plan_warnings
 from ansible_collections.nhi.core.plugins.module_utils.guest_host_key import (
     NO_KEY,
@@ -488,6 +530,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_host_key import (
     forget_host_key,
     record_host_key,
 )
+from ansible_collections.nhi.core.plugins.module_utils.guest_identity import IDENTITY_OPTIONS, Identity
 from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager, Outcome, Settings
 from ansible_collections.nhi.core.plugins.module_utils.guest_reader import Api
 from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
@@ -554,6 +597,10 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "made_by": {"type": "str"},
     "known_hosts": {"type": "path"},
     "dependency_graph": {"type": "path"},
+    "expect": {"type": "dict", "options": IDENTITY_OPTIONS},
+    "max_memory_overcommit": {"type": "float", "default": 1.5},
+    "max_cpu_overcommit": {"type": "float", "default": 32.0},
+    "max_disk_overcommit": {"type": "float", "default": 2.0},
     "brain_vmid": {"type": "int", "default": 100},
     "address_quarantine": {"type": "int", "default": 300},
     "catalogue": {"type": "list", "elements": "dict", "default": []},
@@ -573,6 +620,8 @@ def settings_from_params(
         confirm=params["confirm"],
         allow_impact=params["allow_impact"],
         made_by=params["made_by"],
+        limits=Overcommit(*(params[f"max_{what}_overcommit"] for what in ("memory", "cpu", "disk"))),
+        expect=Identity.from_params(params["expect"]),
         patience=Patience(params["wait"], params["wait_timeout"], params["shutdown_timeout"], params["wait_port"]),
         quarantine_seconds=max(0, params["address_quarantine"]),
         rescan=Rescan(state_dir, endpoint, "nhi_vm", load_catalogue(params["catalogue"])),

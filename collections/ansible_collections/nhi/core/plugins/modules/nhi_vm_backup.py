@@ -23,6 +23,7 @@ extends_documentation_fragment:
   - nhi.core.proxmox
   - nhi.core.state
   - nhi.core.guards
+  - nhi.core.identity
 attributes:
   check_mode:
     support: full
@@ -208,7 +209,16 @@ preflight:
   returned: success
   type: list
   elements: dict
-  sample: [{check: not_locked, message: '...', passed: true}]
+  sample: [{check: lock, message: '...', passed: true}]
+identity:
+  description:
+    - What tells the guest from others, as it is after the run or in check mode now. Give it back as O(expect) to do
+      later what was planned, and only that.
+  returned: success
+  type: dict
+  sample:
+    {vmid: 105, type: lxc, name: redis-cache, created: null, operation: op-5f2b6c0c9d1e, mac: ['BC:24:11:00:00:05'],
+     digest: 1f0e...}
 impact:
   description: What depends on a guest that would be replaced, directly or not.
   returned: success
@@ -241,7 +251,7 @@ from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     endpoint_from_params,
 )
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
-from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, PreflightError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest_backup import (
     COMPRESSIONS,
@@ -259,6 +269,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_guards import (
     plan_result,
     plan_warnings,
 )
+from ansible_collections.nhi.core.plugins.module_utils.guest_known import read_known
 from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
 from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Rescan
 from ansible_collections.nhi.core.plugins.module_utils.guest_restore import wish_from_params as restore_from_params
@@ -295,7 +306,8 @@ def run_from_params(
     params: dict[str, Any], endpoint: Endpoint, tell: Callable[[str], None], *, check: bool
 ) -> BackupRun:
     """What the options say about the run."""
-    guards = guards_from_params(params, find_graph(params["dependency_graph"], params["state_dir"]))
+    graph = find_graph(params["dependency_graph"], params["state_dir"])
+    guards = guards_from_params(params, graph, read_known(Path(params["state_dir"])))
     rescan = Rescan(Path(params["state_dir"]), endpoint, "nhi_vm_backup")
     return BackupRun(check, params["wait_timeout"], guards, rescan, tell)
 
@@ -305,6 +317,8 @@ def work(client: ProxmoxClient, params: dict[str, Any], run: BackupRun) -> Backu
     if params["state"] == "restored":
         return RestoreManager(client, restore_from_params(params), run, Path(params["state_dir"])).run()
     if params["state"] == "absent":
+        if run.guards.expect:
+            raise PreflightError("expect says which guest is meant, and removing a backup touches none: leave it out")
         return BackupManager(client, run).absent(guest_from_params(params), params["backup"])
     return BackupManager(client, run).present(wish_from_params(params))
 

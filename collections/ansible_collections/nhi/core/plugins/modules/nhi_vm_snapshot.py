@@ -21,6 +21,7 @@ extends_documentation_fragment:
   - nhi.core.proxmox
   - nhi.core.state
   - nhi.core.guards
+  - nhi.core.identity
 attributes:
   check_mode:
     support: full
@@ -136,7 +137,16 @@ preflight:
   returned: success
   type: list
   elements: dict
-  sample: [{check: not_locked, message: '...', passed: true}]
+  sample: [{check: lock, message: '...', passed: true}]
+identity:
+  description:
+    - What tells the guest from others, as it is after the run or in check mode now. Give it back as O(expect) to do
+      later what was planned, and only that.
+  returned: success
+  type: dict
+  sample:
+    {vmid: 105, type: lxc, name: redis-cache, created: null, operation: op-5f2b6c0c9d1e, mac: ['BC:24:11:00:00:05'],
+     digest: 1f0e...}
 impact:
   description: What depends on the guest, directly or not, for V(rollback) state.
   returned: success
@@ -175,6 +185,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_guards import (
     plan_result,
     plan_warnings,
 )
+from ansible_collections.nhi.core.plugins.module_utils.guest_known import read_known
 from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
 from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Rescan
 from ansible_collections.nhi.core.plugins.module_utils.guest_snapshot import wish_from_params
@@ -214,9 +225,8 @@ def main() -> None:
         graph = find_graph(params["dependency_graph"], params["state_dir"])
         endpoint, state_dir = endpoint_from_params(params), Path(params["state_dir"])
         rescan = Rescan(state_dir, endpoint, "nhi_vm_snapshot")
-        run = SnapshotRun(
-            guards_from_params(params, graph), module.check_mode, params["wait_timeout"], rescan, module.warn
-        )
+        guards = guards_from_params(params, graph, read_known(state_dir))
+        run = SnapshotRun(guards, module.check_mode, params["wait_timeout"], rescan, module.warn)
         with ProxmoxClient(endpoint) as client:
             recovered = settle(client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=rescan)
             outcome = SnapshotManager(client, wish_from_params(params), run).run()

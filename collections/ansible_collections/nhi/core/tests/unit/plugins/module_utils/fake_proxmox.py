@@ -25,8 +25,8 @@ GIB = 1 << 30
 NODE = "pve"
 PRIVILEGES = (
     "VM.Allocate", "VM.Clone", "VM.PowerMgmt", "VM.Config.CPU", "VM.Config.Disk", "VM.Config.Memory",
-    "VM.Config.Network", "VM.Config.Options", "VM.Config.Cloudinit", "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Backup",
-    "Datastore.Allocate", "Datastore.AllocateSpace", "SDN.Use",
+    "VM.Config.Network", "VM.Config.Options", "VM.Config.HWType", "VM.Config.Cloudinit", "VM.Snapshot", "VM.Audit",
+    "VM.Snapshot.Rollback", "VM.Backup", "Datastore.Allocate", "Datastore.AllocateSpace", "SDN.Use", "Sys.Modify",
 )  # fmt: skip
 
 
@@ -131,11 +131,9 @@ class FakeProxmox:
                 return str(given["vmid"])
             case ["access", "permissions"]:
                 path = given.get("path", "/")
-                return {path: {p: 1 for p in ("VM.Audit", *PRIVILEGES) if (p, path) not in self.lacking}}
-            case ["nodes", _, "storage", _, "content"] if given["content"] == "backup":
-                return [b["row"] for b in self.backups.values() if given.get("vmid") in (None, b["row"]["vmid"])]
-            case ["nodes", _, "storage", _, "content"]:
-                return [{"volid": t} for t in self.templates]
+                return {path: {p: 1 for p in PRIVILEGES if (p, path) not in self.lacking}}
+            case ["nodes", _, "storage", name, "content"]:
+                return self._content(name, given)
             case ["nodes", _, "vzdump", "extractconfig"]:
                 return self.backups[given["volume"]]["text"]
             case ["nodes", _, "tasks"]:
@@ -145,6 +143,13 @@ class FakeProxmox:
             "version": {"version": "9.2.3"}, "status": [], "tasks": self.tasks,
         }  # fmt: skip
         return answers[parts[-1]]
+
+    def _content(self, storage: str, given: dict[str, Any]) -> list[dict[str, Any]]:
+        if "content" not in given:
+            return [d for g in self.guests.values() for d in _disks(g["config"], storage)]
+        if given["content"] == "backup":
+            return [b["row"] for b in self.backups.values() if given.get("vmid") in (None, b["row"]["vmid"])]
+        return [{"volid": t} for t in self.templates]
 
     def _resources(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = [
@@ -266,6 +271,13 @@ def _allocate(vmid: int, config: dict[str, Any]) -> None:
     """``local-lvm:8`` becomes a volume of 8 GiB."""
     for option in [o for o in config if re.fullmatch(r"rootfs|mp\d+", o)]:
         config[option] = re.sub(r"^([\w-]+):(\d+)(?=,|$)", rf"\1:vm-{vmid}-{option},size=\2G", str(config[option]))
+
+
+def _disks(config: Mapping[str, Any], storage: str) -> list[dict[str, Any]]:
+    text = str(config.get("rootfs", ""))
+    if not text.startswith(f"{storage}:"):
+        return []
+    return [{"content": "rootdir", "size": int(text.partition("size=")[2].removesuffix("G") or 0) * GIB}]
 
 
 def _digest(config: Mapping[str, Any]) -> str:

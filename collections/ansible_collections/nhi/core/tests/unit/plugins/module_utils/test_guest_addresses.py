@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils import neighbours
-from ansible_collections.nhi.core.plugins.module_utils.errors import AllocationError, PreflightError
+from ansible_collections.nhi.core.plugins.module_utils.errors import PreflightError
 from ansible_collections.nhi.core.plugins.module_utils.neighbours import Neighbour, is_used, neighbour, still_there
 from ansible_collections.nhi.core.plugins.module_utils.reservations import Reservations
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.guest_lab import NETWORK, REDIS, GuestLab
@@ -154,11 +154,11 @@ def test_a_pool_whose_last_addresses_rest_says_until_when(lab: GuestLab) -> None
     lab.run({**REDIS, "name": "db", "network": network})
     destroyed(lab)
     with pytest.raises(
-        AllocationError, match=r"10\.99\.0\.105 of a destroyed guest is in quarantine until 20.* UTC: wait"
+        PreflightError, match=r"10\.99\.0\.105 of a destroyed guest is in quarantine until 20.* UTC: wait"
     ):
         lab.run({**REDIS, "name": "other", "network": network})
     destroyed(lab, "db")
-    with pytest.raises(AllocationError, match=r"UTC \(1 more later\): wait"):
+    with pytest.raises(PreflightError, match=r"UTC \(1 more later\): wait"):
         lab.run({**REDIS, "name": "other", "network": network})
 
 

@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.nhi.core.plugins.module_utils.errors import (
-    AllocationError,
-    PreflightError,
-)
+from ansible_collections.nhi.core.plugins.module_utils.errors import PreflightError
 from ansible_collections.nhi.core.plugins.module_utils.guest_wait import Patience
 from ansible_collections.nhi.core.plugins.module_utils.reservations import Choice, Reservations
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.guest_lab import NETWORK, REDIS, GuestLab
@@ -111,9 +108,9 @@ def test_addresses_of_guests_and_of_other_runs_are_passed_over(lab: GuestLab) ->
 
 def test_no_free_address_and_no_free_vmid_are_said_with_numbers(lab: GuestLab) -> None:
     lab.pve.add(120, "web", net0="name=eth0,bridge=vmbr0,ip=10.99.0.105/24")
-    with pytest.raises(AllocationError, match=r"10.99.0.105-10.99.0.105: all 1 are taken"):
+    with pytest.raises(PreflightError, match=r"10.99.0.105-10.99.0.105: all 1 are taken"):
         lab.run({**REDIS, "network": {"range": "10.99.0.105", "prefix": 24}})
-    with pytest.raises(AllocationError, match="120-120: all 1 are taken"):
+    with pytest.raises(PreflightError, match="120-120: all 1 are taken"):
         lab.run({**REDIS, "vmid_range": "120"})
     assert lab.pve.writes() == []
     assert lab.reserved() == []
@@ -138,9 +135,12 @@ def test_waiting_times_and_ports_out_of_range_are_refused(values: dict[str, int]
 
 def test_privileges_are_asked_for_before_anything_is_done(lab: GuestLab) -> None:
     lab.pve.lacking = {("VM.Allocate", "/vms/105"), ("SDN.Use", "/sdn/zones/localnetwork/vmbr0")}
-    for check_mode in (True, False):
-        with pytest.raises(PreflightError, match=r"VM.Allocate on /vms/105, SDN.Use on /sdn/zones/localnetwork/vmbr0"):
-            lab.run(REDIS, check_mode=check_mode)
+    words = r"VM.Allocate on /vms/105, SDN.Use on /sdn/zones/localnetwork/vmbr0"
+    with pytest.raises(PreflightError, match=words):
+        lab.run(REDIS)
+    (failed,) = lab.run(REDIS, check_mode=True).plan.failed
+    assert (failed.name, "VM.Allocate on /vms/105" in failed.message) == ("privileges", True)
+    assert not (lab.state_dir / "reservations.json").exists()
     lab.pve.lacking.discard(("SDN.Use", "/sdn/zones/localnetwork/vmbr0"))
     lab.run({**REDIS, "pool": "ai-lab"}, check_mode=True)  # the pool gives what the VMID does not
     lab.pve.add(106, "web", running=True)

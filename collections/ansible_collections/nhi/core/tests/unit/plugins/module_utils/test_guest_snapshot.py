@@ -155,7 +155,7 @@ def test_a_half_done_snapshot_is_named_and_can_be_removed(pve: FakeProxmox) -> N
 
 def test_a_guest_that_changes_meanwhile_is_left_alone(pve: FakeProxmox) -> None:
     pve.hooks["GET /access/permissions"] = lambda: pve.guests[105]["config"].update(hostname="other")
-    with pytest.raises(PreflightError, match="was changed while this run looked"):
+    with pytest.raises(PreflightError, match="is another guest than this run looked at: name redis is other now"):
         run(pve)
     assert pve.writes() == []
 

@@ -35,7 +35,7 @@ def test_the_result_tells_everything_that_is_documented(pve: FakeClient, run: Ru
     assert result["diff"] == {"before": {"memory": 256}, "after": {"memory": 512}}
     assert result["vm"]["memory"] == 512
     assert result["actions"] == [{"kind": "configure", "text": "Set on LXC 105 redis on pve: memory 256 -> 512"}]
-    assert {c["check"] for c in result["preflight"]} == {"not_locked", "privileges"}
+    assert {c["check"] for c in result["preflight"]} == {"exists", "identity", "lock", "privileges"}
     assert result["summary"] == [result["actions"][0]["text"]]
     assert pve.writes() == []
 
