@@ -139,9 +139,9 @@ def test_the_brain_is_refused_whatever_is_said(operator: Operator, vm: Callable[
     made = vm(name="brain-vm", type="qemu", state="started", vmid=100, cores=1, memory=512, disk=3, tags=["brain"])
     assert not made.get("failed"), made
     before = len(operator.lab.writes())
-    for check in (True, False):
-        message = failure(vm(name="brain-vm", state="absent", confirm="brain-vm", allow_impact=True, _check=check))
-        assert "is the Brain" in message
+    wish = {"name": "brain-vm", "state": "absent", "confirm": "brain-vm", "allow_impact": True}
+    assert "is the Brain" in failure(vm(**wish))
+    assert [c["check"] for c in vm(**wish, _check=True)["preflight"] if not c["passed"]] == ["critical"]
     message = failure(vm(name="brain-vm", state="absent", confirm="brain-vm", brain_vmid=999))
     assert "is the Brain" in message, "the tag alone is enough"
     assert len(operator.lab.writes()) == before
@@ -237,16 +237,21 @@ def test_the_creator_may_work_in_its_pool_only(operator: Operator, vm: Callable[
         ({"node": "pve9"}, "nodes are pve (online)"),
         ({"network": {**NETWORK, "bridge": "vmbr9"}}, "bridges: vmbr0"),
         ({"disk": 100000}, "GiB free"),
-        ({"name": "not_a_name"}, "can not name a guest"),
     ],
 )
 def test_what_is_not_there_is_refused_before_anything_is_done(
     untouched: Operator, options: dict[str, Any], words: str
 ) -> None:
-    for check in (True, False):
-        assert words in failure(untouched.module("nhi_vm", **{**REDIS, **options}, _check=check))
+    assert words in failure(untouched.module("nhi_vm", **{**REDIS, **options}))
+    assert words in str(untouched.module("nhi_vm", **{**REDIS, **options}, _check=True)["warnings"])
     assert untouched.lab.writes() == []
     assert not (untouched.state_dir / "reservations.json").exists()
+
+
+def test_a_name_that_no_guest_can_have_is_an_error_in_check_mode_too(untouched: Operator) -> None:
+    for check in (True, False):
+        message = failure(untouched.module("nhi_vm", **{**REDIS, "name": "not_a_name"}, _check=check))
+        assert "can not name a guest" in message
 
 
 def test_no_free_address_is_said_with_numbers(operator: Operator, vm: Callable[..., Any]) -> None:

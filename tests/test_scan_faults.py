@@ -19,8 +19,9 @@ from typing import Any
 import proxmoxer
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import read_catalogue
-from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import ProxmoxClient, endpoint_from_params
+from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import ProxmoxClient
 
+from .api_client import client, new_token
 from .conftest import COLLECTIONS, Lab, Operator, free_port, running_lab
 
 LAB_OPTIONS = ("--driver", "memory", "--no-lag", "--nodes", "pve,pve2", "--test-endpoint")
@@ -57,13 +58,6 @@ def operator(shared_lab: Lab, tmp_path: Path) -> Iterator[Operator]:
     state.mkdir()
     yield Operator(shared_lab, state)
     shared_lab.fault("clear")
-
-
-def client(lab: Lab) -> ProxmoxClient:
-    names = {"api_host": "HOST", "api_port": "PORT", "api_user": "USER", "api_token_id": "TOKEN_ID"}
-    params: dict[str, Any] = {option: lab.env[f"PROXMOX_{name}"] for option, name in names.items()}
-    params |= {"api_token_secret": lab.env["PROXMOX_TOKEN_SECRET"], "validate_certs": False}
-    return ProxmoxClient(endpoint_from_params(params))
 
 
 def wait_for_guests(api: ProxmoxClient) -> None:
@@ -186,13 +180,6 @@ def test_a_wrong_token_is_refused_after_three_seconds_by_name(operator: Operator
     assert "127.0.0.1" in message
     assert "00000000-0000" not in message
     assert list(operator.state_dir.iterdir()) == []
-
-
-def new_token(operator: Operator, name: str) -> dict[str, str]:
-    """Options for a token of its own without any ACL: with privilege separation it may do nothing."""
-    with client(operator.lab) as api:
-        made = api.post(("access", "users", "nhi@pve", "token", name), {"privsep": True})
-    return {"api_token_id": name, "api_token_secret": made["value"]}
 
 
 def test_a_token_that_may_see_nothing_is_told_which_privilege_it_needs(operator: Operator) -> None:

@@ -94,12 +94,12 @@ def check_disk(storage: Row, node: str, gib: float, promised: int, limit: float)
             "disk",
             passed=int(free) >= gib * _GIB,
             good=room,
-            bad=f"{room}, the disk needs {gib:g} GiB: make room, ask for less, or choose another storage",
+            bad=f"{room}, the disk needs {gib:.9g} GiB: make room, ask for less, or choose another storage",
         )
     lacking = int(free) < min(gib, 1.0) * _GIB
     promised_gib, has = promised / _GIB, int(total) / _GIB
     over = bool(limit) and promised_gib + gib > has * limit
-    why = "" if lacking else f", and with {promised_gib:.1f} GiB promised already {gib:g} GiB more would be over"
+    why = "" if lacking else f", and with {promised_gib:.1f} GiB promised already {gib:.9g} GiB more would be over"
     why += "" if lacking else f" {limit:g} times its {has:.1f} GiB"
     remedy = "make room, ask for less, or choose another storage"
     return Check.of(

@@ -153,7 +153,7 @@ def _check_known(known: Sequence[Mapping[str, Any]], at: str, now: Identity, *, 
             "identity",
             passed=not destructive,
             message=f"{now.label} is not the guest that the state of {at} knows as {before.label}:"
-            f" {', '.join(wrong)}; scan again and look",
+            f" {', '.join(wrong)}; scan again with full: true, and look",
         )
     edited = ", with a configuration that was changed since" if before.is_edited(now) else ""
     return Check("identity", passed=True, message=f"{now.label} is the guest that the state of {at} knows{edited}")

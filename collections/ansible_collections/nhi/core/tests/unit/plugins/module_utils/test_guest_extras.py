@@ -155,7 +155,7 @@ def test_a_new_container_with_volumes_that_can_not_be_made_is_refused_at_once(la
             {"id": "mp2", "mountpoint": "/c", "size": 900, "storage": "local-lvm"}]  # fmt: skip
     with pytest.raises(PreflightError) as e:
         lab.run({**NEW, "mount_volumes": wish})
-    for words in ("mp0 does not exist yet and has no size", "storage nosuch does not exist", "the disk needs 900 GiB"):
+    for words in ("mp0 does not exist yet and has no size", "storage nosuch does not exist", "the disk needs 904 GiB"):
         assert words in str(e.value)
     assert lab.pve.writes() == []
 

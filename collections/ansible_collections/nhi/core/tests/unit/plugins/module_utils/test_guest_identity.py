@@ -51,7 +51,7 @@ def verdict(lab: GuestLab, options: dict[str, Any], **settings: Any) -> tuple[bo
     """The check "identity" of a check run; the real run agrees with it."""
     (check,) = (c for c in lab.run(options, check_mode=True, **settings).plan.checks if c.name == "identity")
     if not check.passed:
-        with pytest.raises(PreflightError, match="scan again and look"):
+        with pytest.raises(PreflightError, match="scan again with full: true, and look"):
             lab.run(options, **settings)
         assert lab.pve.writes() == []
     return check.passed, check.message
