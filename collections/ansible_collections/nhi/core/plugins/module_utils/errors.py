@@ -65,6 +65,10 @@ class PreflightError(NHIError):
     """A change was refused before anything was done."""
 
 
+class GuestReplacedError(PreflightError):
+    """Another guest, or none, is where the one was that a plan was made for."""
+
+
 class GuestChangeError(NHIError):
     """A change of a guest failed half-way; the message says what was undone and what could not be."""
 

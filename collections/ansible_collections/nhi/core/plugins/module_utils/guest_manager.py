@@ -13,7 +13,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
-from .errors import AlreadyExistsError, NHIError, PreflightError, ProxmoxError
+from .errors import AlreadyExistsError, GuestReplacedError, NHIError, PreflightError, ProxmoxError
 from .graph import DependencyGraph
 from .guest import DESTROY, STOP, Check, Found, GuestPlan, Impact, assess_impact, guest_facts
 from .guest_addresses import TakenAddresses, fixed_addresses, guest_macs, taken_addresses
@@ -97,6 +97,9 @@ class GuestManager:
         with self._interrupts:
             try:
                 return self._look_and_act()
+            except GuestReplacedError:
+                self._looked = False  # the newcomer is nobody's to get used to before a person looked
+                raise
             finally:
                 self._interrupts.mute()
                 self._journal.close()
@@ -153,7 +156,13 @@ class GuestManager:
         now, expect = Identity.of(found), self._settings.expect
         plan.identity = now.as_dict()
         destructive = any(a.kind in (STOP, DESTROY) for a in plan.actions)
-        known = read_known(self._settings.state_dir).check(now, destructive=destructive)
+        known = read_known(self._settings.state_dir).check(now, destructive=True)
+        if not known.passed:
+            # Writing the newcomer into state.json would let the next run through without anybody having looked.
+            self._looked = False
+            if not destructive:
+                plan.warnings.append(known.message)
+                known = replace(known, passed=True)
         return [known, *([check_expected(expect, now)] if expect else [])]
 
     def _destroy(self, cluster: Cluster, found: Found, exists: Check) -> Outcome:

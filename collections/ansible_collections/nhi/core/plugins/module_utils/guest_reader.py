@@ -22,6 +22,7 @@ from .addresses import (
 )
 from .errors import (
     AlreadyExistsError,
+    GuestReplacedError,
     NotFoundError,
     ParameterError,
     PermissionDeniedError,
@@ -198,14 +199,14 @@ def refuse_if_changed(api: Api, found: Found) -> None:
     if now is not None and Identity.of(found).is_edited(Identity.of(now)) and not wrong:
         raise PreflightError(f"{found.label} was changed while this run looked at it: nothing was done, run again")
     if wrong:
-        raise PreflightError(f"{found.label} {wrong}: nothing was done, look and run again")
+        raise GuestReplacedError(f"{found.label} {wrong}: nothing was done, look and run again")
 
 
 def refuse_if_replaced(api: Api, found: Found) -> None:
     """The same in the middle of a run, whose own steps may have changed the configuration."""
     wrong, _now = _contradictions(api, found)
     if wrong:
-        raise PreflightError(f"{found.label} {wrong}: the guest that is there was left alone, look and run again")
+        raise GuestReplacedError(f"{found.label} {wrong}: the guest that is there was left alone, look and run again")
 
 
 def _contradictions(api: Api, found: Found) -> tuple[str, Found | None]:

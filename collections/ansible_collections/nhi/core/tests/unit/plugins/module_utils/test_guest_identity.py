@@ -91,6 +91,7 @@ def test_what_takes_nothing_away_is_only_told(lab: GuestLab) -> None:
     passed, message = verdict(lab, {"name": "redis", "memory": 1024})
     assert passed
     assert "is not the guest that the state of" in message
+    assert message in lab.run({"name": "redis"}).plan.warnings
     assert lab.run({"name": "redis", "memory": 1024}).plan.changed
 
 
