@@ -21,8 +21,6 @@ _FIXED_SIZES = {_DOUBLE: 8, 0x06: 0, 0x07: 12, _BOOL: 1, 0x09: 8, 0x0A: 0, _INT3
 _COUNTED = {0x03: 0, 0x04: 0, _STRING: 4, 0x05: 5, 0x0D: 4}
 _NUMBERS = {_DOUBLE: "<d", _INT32: "<i", _INT64: "<q"}
 
-Field = str | float | int | bool
-
 
 def hello_request() -> bytes:
     """The question that every client asks first, and that needs no login."""
@@ -40,7 +38,7 @@ def body_size(header: bytes) -> int | None:
     return int(size) - HEADER_SIZE
 
 
-def answer_fields(body: bytes) -> dict[str, Field]:
+def answer_fields(body: bytes) -> dict[str, str | float | bool]:
     """Numbers, texts and truth values of the answer by name; empty when it is not one document."""
     if len(body) < 10 or body[4] != _BODY:
         return {}
@@ -50,8 +48,8 @@ def answer_fields(body: bytes) -> dict[str, Field]:
         return {}
 
 
-def _fields(data: bytes) -> dict[str, Field]:
-    found: dict[str, Field] = {}
+def _fields(data: bytes) -> dict[str, str | float | bool]:
+    found: dict[str, str | float | bool] = {}
     at = 0
     while data[at]:
         kind = data[at]
