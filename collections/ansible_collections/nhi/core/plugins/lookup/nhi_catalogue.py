@@ -31,6 +31,12 @@ options:
       - name: NHI_CATALOGUE_DIRECTORIES
     vars:
       - name: nhi_catalogue_directories
+  templates:
+    description:
+      - Whether templates in C(variables) are evaluated for the host of the task, as a role needs them. Otherwise they
+        are plain texts, since most hosts lack the variables that they name.
+    type: bool
+    default: false
 seealso:
   - plugin: nhi.core.nhi_endpoint
     plugin_type: lookup
@@ -52,7 +58,7 @@ RETURN = r"""
 _raw:
   description:
     - One entry for each name, or all entries, as they are written in their files.
-    - Templates in C(variables) are evaluated for the host that uses them.
+    - Templates in C(variables) are evaluated only with O(templates).
   type: list
   elements: dict
 """
@@ -76,7 +82,8 @@ class LookupModule(LookupBase):
         try:
             catalogue = read_catalogue(self.get_option("directories"))
             names = terms or list(catalogue)
-            return [_trusted(find_entry(catalogue, str(name)).raw) for name in names]
+            entries = [dict(find_entry(catalogue, str(name)).raw) for name in names]
+            return [_trusted(entry) for entry in entries] if self.get_option("templates") else entries
         except NHIError as error:
             raise AnsibleLookupError(str(error)) from error
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleLookupError
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar
+from ansible.template import Templar, is_trusted_as_template
 from ansible_collections.nhi.core.plugins.lookup.nhi_catalogue import DOCUMENTATION, LookupModule
 from ansible_collections.nhi.core.tests.unit.plugins.state_samples import as_loaded
 
@@ -52,3 +52,11 @@ def test_an_entry_with_faults_is_refused_with_its_file(tmp_path: Path) -> None:
     (tmp_path / "memo.yml").write_text("name: memo\ntitle: Memo\n")
     with pytest.raises(AnsibleLookupError, match=r"memo\.yml.*role is missing"):
         look_up("redis", directories=[str(tmp_path)])
+
+
+def test_variables_are_templates_only_for_who_asks(tmp_path: Path) -> None:
+    entry = {**look_up("redis")[0], "variables": {"redis_bind": ["{{ nobody_knows }}"]}}
+    (tmp_path / "redis.yml").write_text(yaml.safe_dump(entry))
+    plain = look_up("redis", directories=[str(tmp_path)])[0]["variables"]["redis_bind"][0]
+    asked = look_up("redis", directories=[str(tmp_path)], templates=True)[0]["variables"]["redis_bind"][0]
+    assert (is_trusted_as_template(plain), is_trusted_as_template(asked)) == (False, True)
