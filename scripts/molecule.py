@@ -99,15 +99,16 @@ def run_scenario(name: str, directory: Path, env: Mapping[str, str]) -> bool:
     started = time.monotonic()
     argv = ["molecule", "test", "-s", name]
     done = subprocess.run(
-        argv, cwd=ROOT, env={**env, **settings}, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+        argv, cwd=ROOT, env={**env, **settings}, check=False, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
     word = "failed" if done.returncode else "passed"
     print(f"{done.stdout}\nmolecule: {name} {word} in {time.monotonic() - started:.0f} s", flush=True)
     return done.returncode == 0
 
 
 def test(wanted: Sequence[str], lab: Lab, directory: Path) -> list[str]:
-    """Run the scenarios, a few at a time, since they wait for packages more than they work; returns those that failed."""
+    """Run the scenarios, a few at a time: they wait for packages more than they work. Returns those that failed."""
     lab.up()
     env = environment(lab.environment())
     hosts = make_guests(wanted, directory, env)

@@ -122,7 +122,7 @@ TEXTS: list[tuple[str, type[ProxmoxError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("text", "kind", "advice"), TEXTS, ids=[text[:45] for text, _, _ in TEXTS])
+@pytest.mark.parametrize(("text", "kind", "advice"), TEXTS, ids=[text[:45] for text, *_rest in TEXTS])
 @pytest.mark.parametrize("told", [lambda text: refusal(500, text), old], ids=["message", "reason phrase only"])
 def test_a_500_is_told_apart_by_its_text(
     server: ApiServer, client: ProxmoxClient, told: object, text: str, kind: type[ProxmoxError], advice: str
