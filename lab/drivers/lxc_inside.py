@@ -12,7 +12,8 @@ from lab.drivers.lxc_host import DIES_WITH_CALLER, run
 from lab.drivers.lxc_rootfs import as_tar
 
 # All scripts run inside the guest, where no link can lead out of it; files come as a tar archive on stdin.
-_FILES = "rm -f /etc/systemd/network/50-lab-*.network\ntar -x --no-same-owner -C /\n"
+# With the time of now (--touch): networkd takes a file of the same inode, size and time for one it knows.
+_FILES = "rm -f /etc/systemd/network/50-lab-*.network\ntar -x --touch --no-same-owner -C /\n"
 _RENEW = """
 rm -f /etc/ssh/ssh_host_*
 for type in ed25519 ecdsa; do
