@@ -66,11 +66,10 @@ def _settle(api: Api, record: GuestRecord) -> Undone:
 
 
 def _settle_ledger(state_dir: Path, journal: Journal, record: GuestRecord) -> None:
+    """Only what the operation itself reserved: the line of a guest that is gone goes when somebody chooses next."""
     ledger = Reservations(state_dir)
     if record.made is not None and record.complete:
         ledger.keep(journal.operation)
-    elif record.destroying is not None:
-        ledger.forget(record.destroying.name, record.destroying.vmid)
     else:
         ledger.release(journal.operation)
 
