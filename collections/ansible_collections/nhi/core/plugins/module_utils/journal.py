@@ -48,7 +48,7 @@ class Journal:
     @property
     def path(self) -> Path:
         """Where it stands."""
-        return self._directory / f"{self.operation}{_SUFFIX}"
+        return path_of(self._directory.parent, self.operation)
 
     @property
     def title(self) -> str:
@@ -112,6 +112,11 @@ class Journal:
         os.fsync(self._descriptor)
 
 
+def path_of(state_dir: Path, operation: str) -> Path:
+    """Where the journal of an operation stands as long as there is one."""
+    return state_dir / DIRECTORY / f"{operation}{_SUFFIX}"
+
+
 def abandoned(state_dir: Path) -> Iterator[Journal]:
     """Journals of operations that were cut off, oldest first.
 
@@ -132,7 +137,7 @@ def abandoned(state_dir: Path) -> Iterator[Journal]:
 
 def is_under_way(state_dir: Path, operation: str) -> bool:
     """Whether a living process works on the operation."""
-    path = state_dir / DIRECTORY / f"{operation}{_SUFFIX}"
+    path = path_of(state_dir, operation)
     descriptor = _take(path)
     if descriptor is None:
         return path.exists()

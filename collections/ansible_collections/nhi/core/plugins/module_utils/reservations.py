@@ -23,7 +23,7 @@ from typing import Any
 
 from .errors import NHIError, PreflightError, StateError
 from .files import discard, explain, read_if_exists, sync_directory, write_new
-from .journal import DIRECTORY as JOURNALS
+from .journal import path_of
 from .lock import Holder, infrastructure_lock
 
 FILE_NAME = "reservations.json"
@@ -232,7 +232,7 @@ class Reservations:
             return recent or line.rests_until > datetime.now(UTC)
         if line.status == _USED:
             return recent or line.address is not None
-        if (self.directory / JOURNALS / f"{line.operation}.jsonl").exists():
+        if path_of(self.directory, line.operation).exists():
             return True  # under way, or cut off and not settled: its guest may be there
         return recent and not line.is_abandoned()  # before its first step nothing was made
 
