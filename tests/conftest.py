@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -121,6 +122,21 @@ class Operator:
     def playbook(self, name: str, *args: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
         """`ansible-playbook playbooks/NAME ARGS` with the operator's environment."""
         return self.run(tool("ansible-playbook"), f"playbooks/{name}", *args, timeout=timeout)
+
+    def kill_playbook(self, at: str, name: str, *args: str) -> None:
+        """Run a playbook and end it and all its processes by SIGKILL when its output has a line that begins so."""
+        running = subprocess.Popen(
+            [tool("ansible-playbook"), f"playbooks/{name}", *args], cwd=ROOT, env=self.environment(), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        assert running.stdout is not None
+        seen = False
+        for line in running.stdout:
+            if not seen and line.startswith(at):
+                seen = True
+                os.killpg(running.pid, signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+        assert seen, f"{name} has no {at}"
 
     def state(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads((self.state_dir / "state.json").read_text())

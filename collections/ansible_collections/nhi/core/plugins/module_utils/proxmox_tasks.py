@@ -16,7 +16,7 @@ from .errors import ParameterError, ProxmoxError, TaskError, UnreachableError
 _UPID = re.compile(
     r"UPID:(?P<node>[^:]+):[0-9A-Fa-f]{8}:[0-9A-Fa-f]{8,9}:[0-9A-Fa-f]{8}:(?P<type>[^:]+):(?P<id>[^:]*):[^:]+:"
 )
-_FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.2, 1.0, 1.4
+_FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.05, 1.0, 1.4
 _LOG_LINES, _SHOWN_LINES = 10, 3
 # The status may be asked for between the worker's last line and its exit status.
 _TRANSIENT = "unexpected status"

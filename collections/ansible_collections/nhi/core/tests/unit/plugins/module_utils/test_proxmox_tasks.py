@@ -163,6 +163,6 @@ def test_pauses_grow_and_stay_below_a_second(monkeypatch: pytest.MonkeyPatch) ->
             return {"data": []}
 
     proxmox_tasks.wait_for_task(TenTimesRunning(), UPID, 60)
-    assert pauses[0] == pytest.approx(0.2)
+    assert pauses[0] == pytest.approx(0.05)
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(1.0)
