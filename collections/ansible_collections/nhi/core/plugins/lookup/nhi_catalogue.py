@@ -12,25 +12,14 @@ author:
 description:
   - Returns what is known about a service before a guest offers it, that is its role, sizes, ports and health checks.
   - To find a running instance use P(nhi.core.nhi_endpoint#lookup).
+extends_documentation_fragment:
+  - nhi.core.lookup_sources.catalogue_directories
 options:
   _terms:
     description:
       - Names of services, such as V(redis). Without a name all entries are returned, sorted by name.
     type: list
     elements: str
-  directories:
-    description:
-      - Further directories with one C(<name>.yml) for each service. An entry there replaces one of the same name.
-    type: list
-    elements: path
-    default: []
-    ini:
-      - section: nhi
-        key: catalogue_directories
-    env:
-      - name: NHI_CATALOGUE_DIRECTORIES
-    vars:
-      - name: nhi_catalogue_directories
   templates:
     description:
       - Whether templates in C(variables) are evaluated for the host of the task, as a role needs them. Otherwise they

@@ -17,6 +17,8 @@ description:
   - Healthy instances come before others, fresh ones before stale ones, then the lowest VMID. The same state always
     gives the same answer.
   - Health is what the last scan saw. The look-up connects to nothing.
+extends_documentation_fragment:
+  - nhi.core.lookup_sources.state_directory
 options:
   _terms:
     description:
@@ -41,16 +43,6 @@ options:
       - Return an instance that is not healthy when no healthy one exists.
     type: bool
     default: false
-  state_dir:
-    description:
-      - Directory of C(state.json). A relative path is relative to the working directory.
-      - The inventory plugin P(nhi.core.nhi_state#inventory) sets the variable to the directory that it read.
-    type: str
-    default: infrastructure
-    env:
-      - name: NHI_STATE_DIR
-    vars:
-      - name: nhi_state_dir
   max_age:
     description:
       - Refuse a state that was written more than this many seconds ago. V(0) accepts any age.

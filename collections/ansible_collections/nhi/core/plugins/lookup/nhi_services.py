@@ -16,29 +16,10 @@ description:
     run.
   - Health is what the last scan saw. The look-up connects to nothing.
   - To choose an instance for a client use P(nhi.core.nhi_endpoint#lookup).
-options:
-  directories:
-    description:
-      - Further directories of the catalogue.
-    type: list
-    elements: path
-    default: []
-    ini:
-      - section: nhi
-        key: catalogue_directories
-    env:
-      - name: NHI_CATALOGUE_DIRECTORIES
-    vars:
-      - name: nhi_catalogue_directories
-  state_dir:
-    description:
-      - Directory of C(state.json). A relative path is relative to the working directory.
-    type: str
-    default: infrastructure
-    env:
-      - name: NHI_STATE_DIR
-    vars:
-      - name: nhi_state_dir
+extends_documentation_fragment:
+  - nhi.core.lookup_sources.catalogue_directories
+  - nhi.core.lookup_sources.state_directory
+options: {}
 seealso:
   - plugin: nhi.core.nhi_catalogue
     plugin_type: lookup

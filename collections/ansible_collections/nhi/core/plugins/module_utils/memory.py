@@ -13,7 +13,7 @@ from pathlib import Path
 from .errors import PreflightError
 
 MEMINFO = Path("/proc/meminfo")
-# Of cgroup version 2, and of version 1. A container sees its own there; what is without a limit says "max" or a huge number.
+# Of cgroup version 2 and version 1. A container sees its own; one without a limit says "max" or a huge number.
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _MIB = 2**20
 

@@ -11,8 +11,8 @@ module: nhi_memory_info
 short_description: Tell how much memory a host may use
 version_added: "0.1.0"
 description:
-  - A container may be allowed less than the memory that its host shows it. This reads both, so that a service is sized for
-    what it can have.
+  - A container may be allowed less than the memory that its host shows it. This reads both, so that a service is sized
+    for what it can have.
 author: NHI contributors (@nhi)
 extends_documentation_fragment:
   - nhi.core.attributes

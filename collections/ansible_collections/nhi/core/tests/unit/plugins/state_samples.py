@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from ansible import constants
 from ansible.plugins.doc_fragments import constructed
+from ansible_collections.nhi.core.plugins.doc_fragments import lookup_sources
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.plugins.module_utils.state_document import (
     Document,
@@ -113,11 +114,19 @@ def write_state(directory: Path, state: Document) -> Path:
     return directory
 
 
+_FRAGMENTS = {
+    "ansible.builtin.constructed": constructed.ModuleDocFragment.DOCUMENTATION,
+    "nhi.core.lookup_sources.catalogue_directories": lookup_sources.ModuleDocFragment.CATALOGUE_DIRECTORIES,
+    "nhi.core.lookup_sources.state_directory": lookup_sources.ModuleDocFragment.STATE_DIRECTORY,
+}
+
+
 def as_loaded(plugin: Any, kind: str, name: str, documentation: str) -> Any:
     """Give a plugin the option definitions that Ansible's loader would read from its documentation."""
-    options = yaml.safe_load(documentation)["options"]
-    if "ansible.builtin.constructed" in documentation:
-        options |= yaml.safe_load(constructed.ModuleDocFragment.DOCUMENTATION)["options"]
+    documented = yaml.safe_load(documentation)
+    options = documented["options"]
+    for fragment in documented.get("extends_documentation_fragment", []):
+        options |= yaml.safe_load(_FRAGMENTS[fragment])["options"]
     constants.config.initialize_plugin_configuration_definitions(kind, name, options)
     plugin._load_name = name
     plugin._redirected_names = [name]
