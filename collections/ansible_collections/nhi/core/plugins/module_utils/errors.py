@@ -49,6 +49,26 @@ class ConfigFilesError(NHIError):
     """Configuration files can not be made what they should be; none was changed."""
 
 
+class PolicyError(NHIError):
+    """The policy can not be read or is not valid: nothing is allowed."""
+
+
+class NotAllowedError(NHIError):
+    """The policy forbids a change, or asks for an approval that is not there."""
+
+
+class PlanError(NHIError):
+    """A plan can not be applied: unknown, not approved, expired, used, or the world has changed since."""
+
+
+class FrozenError(NHIError):
+    """All changes are switched off."""
+
+
+class BudgetError(NHIError):
+    """An actor, or all together, would have more than the policy allows."""
+
+
 class GraphError(NHIError):
     """dependency_graph.json is not valid."""
 

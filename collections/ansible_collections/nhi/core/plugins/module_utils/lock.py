@@ -45,6 +45,16 @@ def current_actor() -> str:
         return str(os.geteuid())
 
 
+def current_person() -> str:
+    """Who is at the keyboard, for decisions that only a person may take: no variable but sudo's can say otherwise."""
+    if os.getuid() == 0 and (name := os.environ.get("SUDO_USER", "").strip()):
+        return name
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who holds a lock, as the lock file tells."""

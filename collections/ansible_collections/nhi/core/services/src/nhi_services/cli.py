@@ -17,10 +17,11 @@ from typing import Final
 
 from ansible_collections.nhi.core.plugins.module_utils.about import VERSION
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.plan_store import PlanStore
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
-from nhi_services import scan_command, service_command, state_commands
+from nhi_services import plan_command, scan_command, service_command, state_commands
 from nhi_services.settings import Settings, SettingsError, read_secret, read_settings
 from nhi_services.status import render, status_of
 from nhi_services.table import screen_of
@@ -75,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_services(commands)
     _add_scan(commands)
     _add_state(commands)
+    _add_plans(commands)
+    _add_freeze(commands)
     return parser
 
 
@@ -124,12 +127,32 @@ def _add_state(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--json", action="store_true", help="print texts and nothing as JSON too")
 
 
+def _add_plans(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = _add(commands, "plans", "Show the plans that dry runs made, or one of them in full.", _plans)
+    parser.add_argument("plan", nargs="?", metavar="PLAN", help="number of a plan")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser = _add(commands, "approve", "Let a plan of somebody else be applied.", _approve)
+    parser.add_argument("plan", metavar="PLAN", help="number of the plan")
+    parser = _add(commands, "reject", "Say no to a plan for good, or take back one's own.", _reject)
+    parser.add_argument("plan", metavar="PLAN", help="number of the plan")
+    parser.add_argument("reason", nargs="*", metavar="REASON", help="for whoever asked")
+
+
+def _add_freeze(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = _add(commands, "freeze", "Stop all changes to the lab at once.", _freeze)
+    parser.add_argument("reason", nargs="*", metavar="REASON", help="for whoever is stopped by it")
+    _add(commands, "unfreeze", "Let changes through again.", _unfreeze)
+
+
 def _status(settings: Settings, arguments: argparse.Namespace) -> None:
     status = status_of(StateStore(settings.state_dir).read().document, utc_now())
     if arguments.json:
         print(state_commands.as_text(status.as_data()))
     else:
-        print("\n".join(render(status, screen_of(sys.stdout, os.environ))))
+        screen = screen_of(sys.stdout, os.environ)
+        if frozen := plan_command.freeze_line(settings):
+            print(screen.paint(frozen, "red"))
+        print("\n".join(render(status, screen)))
 
 
 def _services(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -162,3 +185,36 @@ def _validate(settings: Settings, arguments: argparse.Namespace) -> None:
 
 def _show(settings: Settings, arguments: argparse.Namespace) -> None:
     print(state_commands.show(StateStore(settings.state_dir), arguments.path, as_json=arguments.json))
+
+
+def _plans(settings: Settings, arguments: argparse.Namespace) -> None:
+    now = utc_now()
+    if arguments.plan:
+        plan = PlanStore(settings.state_dir).get(arguments.plan)
+        print(
+            state_commands.as_text(plan.as_dict(now))
+            if arguments.json
+            else "\n".join(plan_command.render_one(plan, now))
+        )
+        return
+    found = plan_command.plans(settings)
+    if arguments.json:
+        print(state_commands.as_text(plan_command.as_data(found, now)))
+    else:
+        print("\n".join(plan_command.render(found, now, screen_of(sys.stdout, os.environ))))
+
+
+def _approve(settings: Settings, arguments: argparse.Namespace) -> None:
+    print(plan_command.approve(settings, arguments.plan))
+
+
+def _reject(settings: Settings, arguments: argparse.Namespace) -> None:
+    print(plan_command.reject(settings, arguments.plan, " ".join(arguments.reason)))
+
+
+def _freeze(settings: Settings, arguments: argparse.Namespace) -> None:
+    print(plan_command.freeze_changes(settings, " ".join(arguments.reason)))
+
+
+def _unfreeze(settings: Settings, arguments: argparse.Namespace) -> None:
+    print(plan_command.unfreeze_changes(settings))

@@ -1,0 +1,244 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who may change what, and for what another person's approval is needed: a small reviewed file, ``policy.json``.
+
+Rules are tried in order and the first that fits decides; where none fits, approval is needed. Whatever is wrong with
+the file is an error: a policy that can not be read allows nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from .errors import PolicyError
+from .files import explain
+
+NAME = "policy.json"
+ALLOW, APPROVE, DENY = "allow", "approve", "deny"
+DECISIONS = (ALLOW, APPROVE, DENY)  # from the mildest to the strictest
+# In place of names of actors: whoever may approve.
+OPERATORS = "@operators"
+# What is done to a guest, as plans name it.
+OPERATIONS = (
+    "create", "clone", "configure", "resize", "start", "stop", "protect",
+    "destroy", "replace", "snapshot", "rollback", "delete_snapshot", "backup", "delete_backup", "restore",
+)  # fmt: skip
+# What takes something away for good; never done to a protected guest.
+DESTRUCTIVE = frozenset({"destroy", "replace", "rollback", "restore"})
+LIMITS = (
+    "guests", "creates_per_hour", "destroys_per_hour", "cores", "memory_mib", "disk_gib", "outstanding_plans",
+)  # fmt: skip
+_KEYS = frozenset(
+    {"schema_version", "description", "operators", "protected", "never_replace", "rules", "budgets", "plan_minutes"}
+)
+_RULE_KEYS = frozenset({"operations", "actors", "guests", "decision", "reason"})
+_PLAN_MINUTES = 30
+
+
+@dataclass(frozen=True)
+class Rule:
+    """For which operations of whom on what, and the decision; empty parts mean any."""
+
+    decision: str
+    operations: tuple[str, ...] = ()
+    actors: tuple[str, ...] = ()
+    guests: tuple[str, ...] = ()
+    reason: str = ""
+
+    def fits(self, operation: str, actor: str, guest: str, operators: Sequence[str]) -> bool:
+        """Whether it decides."""
+        if self.operations and operation not in self.operations:
+            return False
+        if self.guests and not any(fnmatchcase(guest, pattern) for pattern in self.guests):
+            return False
+        return not self.actors or actor in self.actors or (OPERATORS in self.actors and actor in operators)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Guests by name (with ``*``) or by tag."""
+
+    guests: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    def has(self, guest: str, tags: Iterable[str]) -> bool:
+        """Whether the guest is one of them."""
+        return any(fnmatchcase(guest, pattern) for pattern in self.guests) or bool(set(self.tags) & set(tags))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the policy says of one change, and why."""
+
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A valid policy."""
+
+    operators: tuple[str, ...] = ()
+    protected: Selection = field(default_factory=Selection)
+    never_replace: Selection = field(default_factory=Selection)
+    rules: tuple[Rule, ...] = ()
+    budgets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    actor_budgets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    plan_seconds: float = _PLAN_MINUTES * 60.0
+    digest: str = ""
+
+    def decide(self, operations: Iterable[str], actor: str, guest: str, tags: Iterable[str] = ()) -> Decision:
+        """The strictest decision over all operations of one change."""
+        decisions = [self._decide(operation, actor, guest, tuple(tags)) for operation in operations]
+        if not decisions:
+            return Decision(ALLOW, "nothing is changed")
+        return max(decisions, key=lambda decision: DECISIONS.index(decision.verdict))
+
+    def _decide(self, operation: str, actor: str, guest: str, tags: tuple[str, ...]) -> Decision:
+        if operation in DESTRUCTIVE and self.protected.has(guest, tags):
+            return Decision(DENY, f"{guest} is protected by the policy: nobody may {operation} it")
+        if operation == "replace" and self.never_replace.has(guest, tags):
+            return Decision(DENY, f"the policy says never to replace {guest}")
+        for number, rule in enumerate(self.rules, 1):
+            if rule.fits(operation, actor, guest, self.operators):
+                return Decision(rule.decision, rule.reason or f"rule {number} of the policy ({operation} by {actor})")
+        return Decision(APPROVE, f"no rule of the policy speaks of {operation} by {actor}")
+
+    def may_approve(self, person: str, actor: str) -> bool:
+        """Whether ``person`` may approve what ``actor`` asked for; never one's own."""
+        return person in self.operators and person != actor
+
+    def budget(self, actor: str) -> Mapping[str, int]:
+        """Limits of one actor: those of all where none are its own."""
+        return {**self.budgets.get("default", {}), **self.actor_budgets.get(actor, {})}
+
+    @property
+    def total_budget(self) -> Mapping[str, int]:
+        """Limits of all actors together."""
+        return self.budgets.get("total", {})
+
+
+def find_policy(path: Path | str | None, state_dir: Path | str) -> Policy | None:
+    """The named policy, else the one beside state.json, None where there is none; PolicyError for a bad one."""
+    file = Path(path) if path else Path(state_dir) / NAME
+    if not path and not file.exists():
+        return None
+    try:
+        raw = file.read_bytes()
+    except OSError as e:
+        raise PolicyError(f"{file} can not be read: {explain(e)}; nothing is allowed until it can") from e
+    try:
+        data = json.loads(raw)
+    except ValueError as e:
+        raise PolicyError(f"{file} is no JSON ({e}): nothing is allowed until it is corrected") from e
+    return parse_policy(data, str(file))
+
+
+def parse_policy(data: Any, origin: str = NAME) -> Policy:
+    """A checked policy; PolicyError lists everything that is wrong with it."""
+    faults = list(_faults(data))
+    if faults:
+        raise PolicyError(f"{origin} is not valid, so nothing is allowed: {'; '.join(faults)}")
+    budgets = data.get("budgets", {})
+    return Policy(
+        operators=tuple(data["operators"]),
+        protected=_selection(data.get("protected")),
+        never_replace=_selection(data.get("never_replace")),
+        rules=tuple(_rule(rule) for rule in data["rules"]),
+        budgets={name: dict(budgets.get(name, {})) for name in ("default", "total")},
+        actor_budgets={name: dict(limits) for name, limits in budgets.get("actors", {}).items()},
+        plan_seconds=data.get("plan_minutes", _PLAN_MINUTES) * 60.0,
+        digest=hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
+    )
+
+
+def _rule(raw: Mapping[str, Any]) -> Rule:
+    parts = {key: tuple(raw.get(key, ())) for key in ("operations", "actors", "guests")}
+    return Rule(raw["decision"], **parts, reason=raw.get("reason", ""))
+
+
+def _selection(raw: Mapping[str, Any] | None) -> Selection:
+    return Selection(tuple((raw or {}).get("guests", ())), tuple((raw or {}).get("tags", ())))
+
+
+def _faults(data: Any) -> Iterator[str]:
+    if not isinstance(data, Mapping):
+        yield "it is no mapping"
+        return
+    yield from (f"{key} is not known" for key in sorted(set(data) - _KEYS))
+    if data.get("schema_version") != 1:
+        yield "schema_version is not 1"
+    if not _are_names(data.get("operators")):
+        yield "operators is no list of names"
+    for key in ("protected", "never_replace"):
+        yield from _selection_faults(key, data.get(key, {}))
+    minutes = data.get("plan_minutes", _PLAN_MINUTES)
+    if not _is_count(minutes) or not 1 <= minutes <= 24 * 60:
+        yield "plan_minutes is not between 1 and 1440"
+    rules = data.get("rules")
+    if not isinstance(rules, list):
+        yield "rules is no list"
+    else:
+        for number, rule in enumerate(rules, 1):
+            yield from (f"rule {number}: {fault}" for fault in _rule_faults(rule))
+    yield from _budget_faults(data.get("budgets", {}))
+
+
+def _rule_faults(rule: Any) -> Iterator[str]:
+    if not isinstance(rule, Mapping):
+        yield "it is no mapping"
+        return
+    yield from (f"{key} is not known" for key in sorted(set(rule) - _RULE_KEYS))
+    if rule.get("decision") not in DECISIONS:
+        yield f"decision is not one of {', '.join(DECISIONS)}"
+    for key in ("operations", "actors", "guests"):
+        if key in rule and (not _are_names(rule[key]) or not rule[key]):
+            yield f"{key} is no list of names; leave it out for any"
+    if _are_names(rule.get("operations")):
+        for name in rule["operations"]:
+            if name not in OPERATIONS:
+                yield f"operation {name} is not one of {', '.join(OPERATIONS)}"
+    if not isinstance(rule.get("reason", ""), str):
+        yield "reason is no text"
+
+
+def _selection_faults(key: str, raw: Any) -> Iterator[str]:
+    if not isinstance(raw, Mapping) or set(raw) - {"guests", "tags"}:
+        yield f"{key} has more than guests and tags"
+    elif not all(_are_names(names) for names in raw.values()):
+        yield f"guests and tags of {key} are lists of names"
+
+
+def _budget_faults(raw: Any) -> Iterator[str]:
+    if not isinstance(raw, Mapping) or set(raw) - {"default", "total", "actors"}:
+        yield "budgets has more than default, total and actors"
+        return
+    actors = raw.get("actors", {})
+    if not isinstance(actors, Mapping):
+        yield "budgets.actors is no mapping"
+        actors = {}
+    named = [(key, raw[key]) for key in ("default", "total") if key in raw]
+    for name, limits in [*named, *((f"actors.{name}", limits) for name, limits in actors.items())]:
+        if not isinstance(limits, Mapping):
+            yield f"budgets.{name} is no mapping"
+            continue
+        for key, value in limits.items():
+            if key not in LIMITS:
+                yield f"budgets.{name}.{key} is not one of {', '.join(LIMITS)}"
+            elif not _is_count(value):
+                yield f"budgets.{name}.{key} is no number from 0 on"
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
