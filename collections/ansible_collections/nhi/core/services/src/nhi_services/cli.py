@@ -216,5 +216,5 @@ def _freeze(settings: Settings, arguments: argparse.Namespace) -> None:
     print(plan_command.freeze_changes(settings, " ".join(arguments.reason)))
 
 
-def _unfreeze(settings: Settings, arguments: argparse.Namespace) -> None:
+def _unfreeze(settings: Settings, _arguments: argparse.Namespace) -> None:
     print(plan_command.unfreeze_changes(settings))
