@@ -106,10 +106,17 @@ class Journal:
         if self._descriptor is None:
             raise ValueError("the journal is not open")
         line = json.dumps(entry, sort_keys=True, default=str).encode() + b"\n"
-        written = os.write(self._descriptor, line)
-        if written < len(line):
-            raise OSError(28, "No space left on device")
-        os.fsync(self._descriptor)
+        before = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                raise OSError(28, "No space left on device")
+            os.fsync(self._descriptor)
+        except OSError:
+            # Whoever comes after a crash must not find a step that was not taken.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, before)
+            raise
 
 
 def path_of(state_dir: Path, operation: str) -> Path:

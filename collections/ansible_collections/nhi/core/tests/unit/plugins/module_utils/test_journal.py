@@ -120,6 +120,22 @@ def test_a_full_disk_stops_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [entry["step"] for entry in journal.entries] == ["make"]
 
 
+def test_a_step_that_was_not_taken_is_found_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path, "op-1", "redis started")
+    journal.write("make")
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        with pytest.raises(StateError, match="the step was not taken"):
+            journal.write("commit")
+    journal.keep()
+    journal.close()
+    assert steps(tmp_path) == [["make"]]
+
+
 def test_what_was_left_while_a_journal_was_made_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / "journal").mkdir()
     old, young = tmp_path / "journal/op-old.new", tmp_path / "journal/op-young.new"
