@@ -28,6 +28,10 @@ CREATE = {
     "vmid": OTHER, "storage": "local-lvm", "network": NETWORK, "tags": ["svc-redis"], "protection": True,
 }  # fmt: skip
 PLAIN = {**CREATE, "protection": False}
+# Another guest of its name with a smaller disk, which only a new one can have.
+REPLACE = {
+    **{k: v for k, v in CREATE.items() if k != "vmid"}, "disk": 1, "vmid_range": "160-160", "replace": SUBJECT,
+}  # fmt: skip
 
 World = dict[str, Any]
 
@@ -98,6 +102,13 @@ CHANGES = {
     "stop a guest": Change("nhi_vm", lambda _: {"name": SUBJECT, "state": "stopped"}, before=made(PLAIN), moments=5),
     "destroy a running guest": Change(
         "nhi_vm", lambda _: {"name": SUBJECT, "state": "absent", "confirm": SUBJECT}, before=made(PLAIN), moments=9
+    ),
+    "replace a container": Change("nhi_vm", lambda _: REPLACE, before=made({**PLAIN, "onboot": True}), moments=30),
+    "replace a machine by a smaller clone": Change(
+        "nhi_vm",
+        lambda _: {**REPLACE, "type": "qemu", "template": str(TEMPLATE), "disk": 4, "protection": False, "wait": False},
+        before=made({**PLAIN, "type": "qemu", "template": str(TEMPLATE), "disk": 5, "wait": False, "onboot": True}),
+        moments=34,
     ),
     "restore beside": Change(
         "nhi_vm_backup",

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager, Settings
+from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager
 from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Rescan
+from ansible_collections.nhi.core.plugins.module_utils.guest_run import Settings
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
 from ansible_collections.nhi.core.plugins.module_utils.lock import infrastructure_lock
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import (

@@ -74,6 +74,17 @@ def container(operator: Operator, name: str, **options: Any) -> dict[str, Any]:
     return made
 
 
+def test_a_guest_stays_on_its_node_when_it_is_replaced_unless_another_one_is_named(operator: Operator) -> None:
+    made = container(operator, "nomad", node="pve2", disk=3)
+    wish = {"name": "nomad", "state": "started", "template": "debian-12", "storage": "local-lvm", "replace": "nomad"}
+    smaller = do(operator, "nhi_vm", **wish, disk=2)
+    assert (smaller["vm"]["node"], smaller["replaced"]["vmid"]) == ("pve2", made["vmid"])
+    moved = do(operator, "nhi_vm", **wish, disk=2, node="pve3")
+    assert (moved["vm"]["node"], moved["replaced"]["node"]) == ("pve3", "pve2")
+    assert moved["vm"]["address"] == made["address"]
+    assert do(operator, "nhi_vm", **wish, disk=2, node="pve3")["changed"] is False
+
+
 @pytest.fixture(scope="module")
 def shelf(operator: Operator) -> str:
     """A storage that only pve3 has, with a template on it."""

@@ -13,7 +13,7 @@ from .errors import PreflightError
 from .graph import CRITICALITIES, DependencyGraph
 from .guest_config import fixed_address, fixed_address6, flag, memory_mib
 from .guest_interfaces import interface_facts
-from .guest_spec import KINDS, split_marker, split_tags
+from .guest_spec import KINDS, origin_of, split_marker, split_tags
 
 CREATE, CLONE, CONFIGURE, RESIZE = "create", "clone", "configure", "resize"
 START, STOP, DESTROY, PROTECT, REPLACE = "start", "stop", "destroy", "protect", "replace"
@@ -57,6 +57,11 @@ class Found:
     def operation(self) -> str | None:
         """The operation that made it, if it was made here."""
         return split_marker(self.config.get("description"))[1]
+
+    @property
+    def origin(self) -> str | None:
+        """What it was made from, if it was made here: a template, or ``guest VMID NAME`` that was cloned."""
+        return origin_of(self.config.get("description"))
 
 
 @dataclass(frozen=True)

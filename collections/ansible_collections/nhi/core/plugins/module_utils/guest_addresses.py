@@ -68,6 +68,15 @@ def taken_addresses(api: Api, cluster: Cluster, state_dir: Path) -> TakenAddress
     return taken
 
 
+def taken_by_others(api: Api, cluster: Cluster, found: Found, state_dir: Path) -> TakenAddresses:
+    """The same but for what one guest has."""
+    others = Cluster([r for r in cluster.rows if r.get("vmid") != found.vmid], cluster.read_at)
+    taken = taken_addresses(api, others, state_dir)
+    # What the last scan saw begins with the VMID.
+    taken.owners = {a: owner for a, owner in taken.owners.items() if not owner.startswith(f"{found.vmid} ")}
+    return taken
+
+
 def _is_gone(
     api: Api, cluster: Cluster, line: Reservation, owners: Mapping[IPv4Address, str], *, complete: bool
 ) -> bool:

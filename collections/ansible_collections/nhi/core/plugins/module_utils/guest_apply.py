@@ -48,15 +48,12 @@ class GuestChange:
 
     def create(self, plan: GuestPlan, place: Placement) -> str | None:
         """Make the guest and return its address; AlreadyExistsError when somebody else just took the VMID."""
-        kind = self._wanted.type or LXC
         with self._undoing():
-            for action in plan.actions:
-                self._create_step(action, kind, place)
-            address = self._settled_address(kind, place)
+            address = self._create_all(plan, place)
             if any(a.kind == PROTECT for a in plan.actions):
                 # Last of all: a protected guest could not be undone.
                 self._journal.write(PROTECT)
-                self._configure(self._reread(kind, place.node, place.vmid), {"protection": 1})
+                self._protect(place)
         return address
 
     def change(self, plan: GuestPlan, found: Found) -> str | None:
@@ -81,6 +78,16 @@ class GuestChange:
         """Make a guest from a backup; AlreadyExistsError when somebody else just took the VMID."""
         with self._undoing():
             self._make(kind, place, ("nodes", place.node, kind), data)
+
+    def _create_all(self, plan: GuestPlan, place: Placement) -> str | None:
+        """All of a creation but the protection."""
+        kind = self._wanted.type or LXC
+        for action in plan.actions:
+            self._create_step(action, kind, place)
+        return self._settled_address(kind, place)
+
+    def _protect(self, place: Placement) -> None:
+        self._configure(self._reread(self._wanted.type or LXC, place.node, place.vmid), {"protection": 1})
 
     def _create_step(self, action: Action, kind: str, place: Placement) -> None:
         if action.kind in (CREATE, CLONE):

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from .addresses import guest_nics, parse_properties
 from .guest_config import size_gib
-from .guest_spec import LXC, split_marker, split_tags
+from .guest_spec import LXC, origin_of, split_marker, split_tags
 
 _LINE = re.compile(r"([a-z][a-z0-9_-]*):\s*(.*)", re.IGNORECASE)
 _DISK = re.compile(r"(?:rootfs|mp\d+|(?:scsi|virtio|ide|sata|efidisk|tpmstate)\d+)")
@@ -36,6 +36,11 @@ class Archive:
     def notes(self) -> str:
         """Its notes then, without our mark."""
         return split_marker(self.config.get("description"))[0]
+
+    @property
+    def origin(self) -> str | None:
+        """What it was made from, if it says so."""
+        return origin_of(self.config.get("description"))
 
     @property
     def tags(self) -> tuple[str, ...]:

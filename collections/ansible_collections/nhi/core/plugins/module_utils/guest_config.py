@@ -40,6 +40,13 @@ class Placement:
     snapname: str | None = None
     full: bool = True
 
+    @property
+    def origin(self) -> str | None:
+        """What the guest is made from, for its description; None for a machine with an empty disk."""
+        if self.clone_of is None:
+            return self.template
+        return f"guest {self.clone_of} {self.source.get('hostname') or self.source.get('name') or ''}".rstrip()
+
 
 @dataclass
 class Drift:

@@ -59,7 +59,7 @@ def clone_guest(wanted: Wanted, place: Placement, operation: str) -> dict[str, A
     return {
         "newid": place.vmid,
         "hostname" if wanted.type == LXC else "name": wanted.name,
-        "description": with_marker(wanted.description, operation),
+        "description": with_marker(wanted.description, operation, place.origin),
         # Never left to the server, whose default is another one for templates.
         "full": int(place.full),
         "snapname": place.snapname,
@@ -114,7 +114,7 @@ def _common(wanted: Wanted, place: Placement, operation: str) -> dict[str, Any]:
         "startup": format_properties(wanted.startup.given()) or None,
         "nameserver": wanted.nameserver or None,
         "searchdomain": wanted.searchdomain or None,
-        "description": with_marker(wanted.description, operation),
+        "description": with_marker(wanted.description, operation, place.origin),
     }
 
 

@@ -14,7 +14,7 @@ from .errors import PreflightError
 from .guest_config import Drift, flag, format_properties, memory_mib, root_disk, size_gib
 from .guest_extras import NESTING, Volume, check_features
 from .guest_interfaces import compare_interfaces
-from .guest_spec import LXC, Wanted, split_marker, split_tags, with_marker
+from .guest_spec import LXC, Wanted, origin_of, split_marker, split_tags, with_marker
 
 _DEFAULT_SWAP_MIB = 512
 
@@ -84,7 +84,7 @@ def _describe(found: Drift, wanted: Wanted, config: Mapping[str, Any]) -> None:
     if wanted.description is None or wanted.description == present:
         return
     found.note("description", present, wanted.description)
-    text = with_marker(wanted.description, operation)
+    text = with_marker(wanted.description, operation, origin_of(config.get("description")))
     if text:
         found.set["description"] = text
     else:

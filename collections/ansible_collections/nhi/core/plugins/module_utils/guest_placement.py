@@ -66,10 +66,17 @@ def choose_template(volumes: Sequence[str], wanted: str | None, node: str) -> st
         raise PreflightError(f"a new container needs a template; templates on {node}: {names}")
     if wanted in volumes:
         return wanted
-    fit = [v for v in volumes if _file(v) == wanted or re.match(re.escape(wanted) + r"[-_.]", _file(v))]
-    if ":" in wanted or not fit:
+    fit = [v for v in volumes if is_template(v, wanted)]
+    if not fit:
         raise PreflightError(f"template {wanted} does not exist on {node}; templates there: {names}")
     return max(fit, key=_version)
+
+
+def is_template(volume: str, wanted: str) -> bool:
+    """Whether a template can be meant by a volume id, a file name, or a short name."""
+    if ":" in wanted:
+        return volume == wanted
+    return _file(volume) == wanted or bool(re.match(re.escape(wanted) + r"[-_.]", _file(volume)))
 
 
 def choose_clone_source(rows: Iterable[Row], wanted: Wanted) -> Row:

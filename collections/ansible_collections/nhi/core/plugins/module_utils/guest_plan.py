@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from .guest import (
@@ -39,6 +40,9 @@ from .guest_drift import drift
 from .guest_interfaces import clone_interfaces, interface_facts, new_interfaces
 from .guest_spec import DEFAULT_BRIDGE, KINDS, LXC, Wanted
 
+# Checks that fail for what a guest is from its beginning.
+_OF_NEW_GUESTS = ("type", "node", "disk", "unprivileged")
+
 
 def plan_create(wanted: Wanted, place: Placement) -> GuestPlan:
     """Make a guest that is not there."""
@@ -64,8 +68,8 @@ def plan_existing(wanted: Wanted, found: Found, impact: Impact) -> GuestPlan:
     """Correct what differs, then bring the guest into the wanted state of power."""
     difference = drift(wanted, found.config, found.type)
     plan = GuestPlan(impact=impact if wanted.state in ("stopped", "restarted") else Impact())
-    plan.checks += check_kind(wanted.type, wanted.node, found)
-    plan.checks += [Check(name, passed=False, message=message) for name, message in difference.problems]
+    problems = [Check(name, passed=False, message=message) for name, message in difference.problems]
+    plan.checks += [_or_anew(c, found) for c in (*check_kind(wanted.type, wanted.node, found), *problems)]
     _plan_drift(plan, difference, found)
     _plan_power(plan, wanted, found)
     plan.before.update(difference.before)
@@ -109,6 +113,13 @@ def describe_drift(difference: Drift) -> str:
         for k, v in difference.after.items()
         if k != "disk" and not k.endswith(".size")
     )
+
+
+def _or_anew(check: Check, found: Found) -> Check:
+    """What only a new guest can be is refused with how to have one."""
+    if check.name not in _OF_NEW_GUESTS:
+        return check
+    return replace(check, message=f"{check.message}, or have it made anew without its data (replace: {found.name})")
 
 
 def _plan_drift(plan: GuestPlan, difference: Drift, found: Found) -> None:

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .addresses import guest_nics
 from .guest import Found
-from .guest_spec import KINDS
+from .guest_spec import KINDS, LXC
 
 # Steps that begin something, each written before it is begun.
 MAKE, CONFIGURE, RESIZE, STOP, START = "make", "configure", "resize", "stop", "start"
 DESTROY, REPLACE, PROTECT = "destroy", "replace", "protect"
+# The new guest is complete and takes the place of the old one: from here on there is no way back but only forward.
+COMMIT = "commit"
 # What became of them.
 TASK, MADE, REFUSED, DONE = "task", "made", "refused", "done"
 
@@ -92,6 +94,21 @@ class Configured:
     set: Mapping[str, Any]
     before: Mapping[str, Any]
 
+    @property
+    def after(self) -> Target:
+        """The guest as it is known once that is set, which may be under another name."""
+        name = self.set.get("hostname" if self.target.kind == LXC else "name")
+        return replace(self.target, name=str(name)) if name else self.target
+
+
+@dataclass(frozen=True)
+class Retired:
+    """A guest whose place another one took, set aside under another name; ``addresses`` has its own with their MACs."""
+
+    target: Target
+    name: str
+    addresses: Mapping[str, str]
+
 
 @dataclass(frozen=True)
 class Replaced:
@@ -107,6 +124,8 @@ class GuestRecord:
 
     made: Made | None = None
     complete: bool = False  # the guest is as asked for, and can not be undone any more
+    protect: bool = False  # all that it lacks is its protection
+    retired: Retired | None = None  # the guest whose place it took
     configured: list[Configured] = field(default_factory=list)
     resized: list[tuple[Target, str, str]] = field(default_factory=list)
     stopped: Target | None = None
@@ -118,6 +137,17 @@ class GuestRecord:
         """Whether nothing was begun that could be undone."""
         begun = (self.made, self.configured, self.resized, self.stopped, self.destroying, self.replaced)
         return not any(begun)
+
+    @property
+    def of_another(self) -> list[Configured]:
+        """Configurations of a guest that was there before, the last one first: what is made here is not set back."""
+        mine = self.made.vmid if self.made else None
+        return [c for c in reversed(self.configured) if c.target.vmid != mine]
+
+    @property
+    def aside(self) -> Target | None:
+        """The guest that was set aside, under another name, for the one that is made."""
+        return next((c.target for c in self.of_another if c.after.name != c.target.name), None)
 
     @classmethod
     def of(cls, operation: str, entries: Iterable[Mapping[str, Any]]) -> GuestRecord:
@@ -133,6 +163,9 @@ class GuestRecord:
             self._add_made(operation, step, entry)
         elif step == DONE:
             self._add_end(entry["of"], Target.parse(entry["target"]))
+        elif step == COMMIT:
+            self.complete, self.protect = True, entry["protect"]
+            self.retired = Retired(Target.parse(entry["target"]), entry["name"], entry["addresses"])
         elif "target" in entry:
             self._add_begun(step, Target.parse(entry["target"]), entry)
 
@@ -151,7 +184,7 @@ class GuestRecord:
     def _add_end(self, step: str, target: Target) -> None:
         if self.made is not None:
             self.made.task = None
-        if step in (START, DESTROY):
+        if step in (START, DESTROY) and self.stopped is not None and self.stopped.vmid == target.vmid:
             self.stopped = None
         if step == DESTROY:
             self.destroying = None
@@ -172,7 +205,7 @@ class GuestRecord:
         elif step == MADE:
             self.made.task, self.made.answered = None, True
         elif step == PROTECT:
-            self.complete = True
+            self.complete = self.protect = True
 
 
 def guests_of(entries: Iterable[Mapping[str, Any]]) -> set[int]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import NHIError, NotFoundError, PermissionDeniedError, ProxmoxError
+from .errors import NHIError, PermissionDeniedError, ProxmoxError
 from .guest import Found
 from .guest_doubt import patiently
-from .guest_reader import Api, guest_path, read_guest
+from .guest_reader import Api, guest_path, vmid_is_free
 from .guest_record import GuestRecord, Made, Replaced, Target, guests_of
 from .guest_rescan import Rescan
-from .guest_undo import Undone, await_idle, remove, undo, undo_creation, undo_stop
+from .guest_undo import Undone, await_idle, look_at, remove, retire, undo, undo_stop
 from .interrupts import Interrupts
 from .journal import Journal, abandoned, cut_off
 from .reservations import Reservations
@@ -48,7 +48,7 @@ def _recover(api: Api, state_dir: Path, journal: Journal) -> str:
     try:
         undone = _settle(api, record)
         if undone.settled:
-            _settle_ledger(state_dir, journal, record)
+            _settle_ledger(api, state_dir, journal, record)
             journal.close()
     except NHIError as e:
         undone = Undone(f"It could not be settled ({e}): look at {journal.path}.", settled=False)
@@ -57,7 +57,9 @@ def _recover(api: Api, state_dir: Path, journal: Journal) -> str:
 
 def _settle(api: Api, record: GuestRecord) -> Undone:
     if record.made is not None:
-        return _protect(api, record.made) if record.complete else undo_creation(api, record.made)
+        # Without the new guest there is nothing to go on with: then the one that it was to replace comes back.
+        record.complete = record.complete and _is_there(api, record.made)
+        return _finish(api, record, record.made) if record.complete else undo(api, record)
     if record.replaced is not None:
         return _replace(api, record.replaced, restart=record.stopped is not None)
     if record.destroying is not None:
@@ -65,24 +67,33 @@ def _settle(api: Api, record: GuestRecord) -> Undone:
     return undo(api, record)
 
 
-def _settle_ledger(state_dir: Path, journal: Journal, record: GuestRecord) -> None:
+def _settle_ledger(api: Api, state_dir: Path, journal: Journal, record: GuestRecord) -> None:
     """Only what the operation itself reserved: the line of a guest that is gone goes when somebody chooses next."""
     ledger = Reservations(state_dir)
     if record.made is not None and record.complete:
         ledger.keep(journal.operation)
+        old = record.retired
+        if old is not None and vmid_is_free(api, old.target.vmid):
+            ledger.take_over(journal.operation, old.name, old.target.vmid, old.addresses)
     else:
         ledger.release(journal.operation)
 
 
-def _protect(api: Api, made: Made) -> Undone:
-    """The guest was complete but for its protection."""
+def _is_there(api: Api, made: Made) -> bool:
+    """Whether the guest that was made is there; ProxmoxError when this token can not tell."""
     found = _read(api, Target(made.kind, made.node, made.vmid, made.name))
-    if found is None or found.operation != made.operation:
-        return Undone(f"{made.label} is gone.")
-    if not found.protected:
+    if found is None and not vmid_is_free(api, made.vmid):
+        raise PermissionDeniedError(f"VMID {made.vmid} is taken by a guest that this token can not see")
+    return found is not None and found.operation == made.operation
+
+
+def _finish(api: Api, record: GuestRecord, made: Made) -> Undone:
+    """The guest was complete but for its protection, and for the end of the one whose place it took."""
+    if record.protect:
         path = guest_path(made.kind, made.node, made.vmid, "config")
         patiently(lambda: api.put(path, {"protection": 1}))
-    return Undone(f"Finished: {made.label} is complete and protected.")
+    done = Undone(f"Finished: {made.label} is complete{' and protected' if record.protect else ''}.")
+    return Undone.all([done, retire(api, record.retired)] if record.retired else [done])
 
 
 def _destroy(api: Api, target: Target, *, restart: bool) -> Undone:
@@ -120,8 +131,4 @@ def _replace(api: Api, replaced: Replaced, *, restart: bool) -> Undone:
 
 
 def _read(api: Api, target: Target) -> Found | None:
-    try:
-        return patiently(lambda: read_guest(api, target.row))
-    except (NotFoundError, PermissionDeniedError):
-        # What does not exist is "permission denied" to those who have rights only in a pool.
-        return None
+    return patiently(lambda: look_at(api, target))

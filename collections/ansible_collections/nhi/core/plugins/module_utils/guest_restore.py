@@ -79,7 +79,7 @@ def plan_beside(
         "unique": 1,
         "onboot": 0,
         "protection": 0,
-        "description": with_marker(notes, operation),
+        "description": with_marker(notes, operation, archive.origin),
     }
     plan.actions.append(Action(RESTORE, text, data))
     brain = "brain" in archive.tags

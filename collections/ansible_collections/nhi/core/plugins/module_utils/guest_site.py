@@ -208,15 +208,26 @@ class _Survey:
 
 
 class Allocator:
-    """Settles on a VMID and an address, going on to the next whenever one proves to be taken."""
+    """Settles on a VMID and an address, going on to the next whenever one proves to be taken.
 
-    def __init__(self, api: Api, wanted: Wanted, cluster: Cluster, taken: TakenAddresses) -> None:
+    ``handed`` are the addresses of a guest whose place the new one takes, the best first: it answers there still.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        wanted: Wanted,
+        cluster: Cluster,
+        taken: TakenAddresses,
+        handed: Sequence[IPv4Address] = (),
+    ) -> None:
         self._api = api
         self._wanted = wanted
         self._taken = taken
         self._owners = {int(r["vmid"]): str(r.get("name") or "a guest without a name yet") for r in cluster.guests}
         self._answering: set[IPv4Address] = set()
-        self._unused: set[IPv4Address] = set()
+        self._handed = handed
+        self._unused: set[IPv4Address] = set(handed)
         self._departed: dict[IPv4Address, frozenset[str]] = {}
         self.warnings: list[str] = []
 
@@ -301,8 +312,8 @@ class Allocator:
             return None
         taken = self._taken.owners.keys() | held.addresses.keys() | self._answering
         own = {a for a, q in held.quarantined.items() if self._wanted.name in q.names}
-        for address in sorted(own - taken):
-            if network.pool.usable(address):
+        for address in (*self._handed, *sorted(own)):
+            if network.pool.usable(address) and address not in taken:
                 return address  # made again: clients may still know the guest by it
         # An address numbered like the VMID is easy to remember, where the pool has it.
         resting = {a: q.until for a, q in held.quarantined.items() if a not in own}

@@ -21,6 +21,7 @@ KINDS = {LXC: "LXC", QEMU: "VM"}
 DEFAULT_BRIDGE = "vmbr0"
 # In the description of every guest that was made here: which operation made it. It is what undoing trusts.
 MARKER = "nhi: "
+_FROM = " from "
 # Attributes of Wanted that one kind of guest has, with the names of their options.
 _OF_MACHINES = {"ciuser": "ciuser", "cipassword": "cipassword", "cpu": "cpu", "balloon_mib": "balloon"}
 _OF_CONTAINERS = {"swap_mib": "swap", "timezone": "timezone", "features": "features", "volumes": "mount_volumes"}
@@ -28,6 +29,7 @@ _DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?: [A-Za-z0-9](
 _ZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
 _CPU = re.compile(r"[A-Za-z0-9_.-]+(?:,[a-z-]+=[^,\s]+)*")
 _SNAPSHOT = re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,39}")
+_LONGEST_LABEL = 63
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _TAG = re.compile(r"[a-z0-9_][a-z0-9_.+-]*")
 
@@ -184,21 +186,36 @@ def split_tags(text: str | None) -> tuple[str, ...]:
     return tuple(sorted({t for t in re.split(r"[;, ]+", text or "") if t}))
 
 
-def with_marker(text: str | None, operation: str | None) -> str:
-    """A description that also says which operation made the guest."""
+def with_marker(text: str | None, operation: str | None, origin: str | None = None) -> str:
+    """A description that also says which operation made the guest, and from what if that is known."""
     lines = [text] if text else []
     if operation:
-        lines.append(MARKER + operation)
+        lines.append(MARKER + operation + (f"{_FROM}{origin}" if origin else ""))
     return "\n\n".join(lines)
 
 
 def split_marker(description: str | None) -> tuple[str, str | None]:
     """A description without our line, and the operation that line names."""
+    text, line = _without_mark(description)
+    return text, line.partition(_FROM)[0].strip() or None
+
+
+def origin_of(description: str | None) -> str | None:
+    """What a guest was made from, as our line in its description says: a template, or a guest that was cloned."""
+    return _without_mark(description)[1].partition(_FROM)[2].strip() or None
+
+
+def _without_mark(description: str | None) -> tuple[str, str]:
     lines = (description or "").rstrip().splitlines()
-    operation = None
-    if lines and lines[-1].startswith(MARKER):
-        operation = lines.pop().removeprefix(MARKER).strip() or None
-    return "\n".join(lines).strip(), operation
+    line = lines.pop().removeprefix(MARKER) if lines and lines[-1].startswith(MARKER) else ""
+    return "\n".join(lines).strip(), line
+
+
+def aside_name(name: str, vmid: int) -> str:
+    """How a guest is called while another one takes its place; with its VMID, so that no other is called so."""
+    head, dot, domain = name.partition(".")
+    suffix = f"-replaced-{vmid}"
+    return head[: _LONGEST_LABEL - len(suffix)].rstrip("-") + suffix + dot + domain
 
 
 def _description(text: str) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .errors import NotFoundError, PermissionDeniedError, ProxmoxError, TaskError
@@ -16,7 +17,7 @@ from .guest import Found
 from .guest_config import root_disk
 from .guest_doubt import end_of_doubt, patiently, running_tasks
 from .guest_reader import Api, guest_path, read_guest
-from .guest_record import Configured, GuestRecord, Made, Target
+from .guest_record import Configured, GuestRecord, Made, Retired, Target
 
 _TASK_SECONDS = 60.0
 _PAUSE_SECONDS = 0.5
@@ -41,13 +42,23 @@ class Undone:
 
 def undo(api: Api, record: GuestRecord) -> Undone:
     """Take back every step that can be, the last one first."""
+    steps: list[Callable[[], Undone]] = []
     if record.made is not None:
-        return undo_creation(api, record.made)
-    parts = [undo_configure(api, c) for c in reversed(record.configured)]
-    parts += [_tell_size(api, *r) for r in record.resized]
+        steps.append(partial(undo_creation, api, record.made))
+    steps += [partial(undo_configure, api, c) for c in record.of_another]
+    if record.made is None:
+        steps += [partial(_tell_size, api, *r) for r in record.resized]
     # What stands in the place of a guest that was to be replaced is not what was stopped.
     if record.stopped is not None and record.replaced is None:
-        parts.append(undo_stop(api, record.stopped))
+        steps.append(partial(undo_stop, api, record.stopped))
+    aside = record.aside
+    parts: list[Undone] = []
+    for step in steps:
+        if aside is not None and parts and not parts[-1].settled:
+            # Two guests of one name and address must never run.
+            parts.append(Undone(f"Until that is done {aside.label} stays as it is.", settled=False))
+            break
+        parts.append(step())
     return Undone.all(parts)
 
 
@@ -85,7 +96,7 @@ def undo_configure(api: Api, configured: Configured) -> Undone:
     target = configured.target
     try:
         found = patiently(lambda: read_guest(api, target.row))
-        if not target.is_same(found):
+        if not (target.is_same(found) or configured.after.is_same(found)):
             return _other_guest(target, found)
         if not is_set(found.config, configured.set):
             return Undone("")
@@ -149,6 +160,38 @@ def remove(api: Api, found: Found) -> None:
         api.wait_task(str(task), _TASK_SECONDS)
     except NotFoundError:
         return  # an earlier call whose answer was lost did it
+
+
+def retire(api: Api, retired: Retired) -> Undone:
+    """Destroy a guest whose place another one took, unless somebody wanted to have it since."""
+    target = retired.target
+    try:
+        await_idle(api, target)
+        found = patiently(lambda: look_at(api, target))
+        if found is None:
+            return Undone(f"{target.label} is destroyed.")
+        if not target.is_same(found):
+            return _other_guest(target, found)
+        if found.lock != "destroyed" and (found.running or found.protected):
+            what = "was started" if found.running else "was protected"
+            return Undone(f"{target.label} {what} since it was replaced: it was left alone, destroy it if it may go.")
+        remove(api, found)
+    except ProxmoxError as e:
+        return Undone(
+            f"{target.label} was replaced and could not be destroyed ({e}): the next run tries again,"
+            " or destroy it by hand.",
+            settled=False,
+        )
+    return Undone(f"{target.label} is destroyed.")
+
+
+def look_at(api: Api, target: Target) -> Found | None:
+    """The guest under this VMID, which may be another one; None when there is none, or none that this token sees."""
+    try:
+        return read_guest(api, target.row)
+    except (NotFoundError, PermissionDeniedError):
+        # What does not exist is "permission denied" to those who have rights only in a pool.
+        return None
 
 
 def _tell_size(api: Api, target: Target, disk: str, size: str) -> Undone:

@@ -73,6 +73,10 @@ class Journal:
         """What was begun could not be settled: leave the journal to whoever comes next."""
         self._kept = True
 
+    def settled(self) -> None:
+        """What was begun came to its end after all."""
+        self._kept = False
+
     def close(self) -> None:
         """The operation ended. Its journal goes, unless it is to be kept."""
         if self._descriptor is None:

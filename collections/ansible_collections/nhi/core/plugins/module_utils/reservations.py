@@ -23,6 +23,7 @@ from typing import Any
 
 from .errors import NHIError, PreflightError, StateError
 from .files import discard, explain, read_if_exists, sync_directory, write_new
+from .guest_spec import aside_name
 from .journal import path_of
 from .lock import Holder, infrastructure_lock
 
@@ -75,7 +76,9 @@ class Reservation:
 
     def is_of(self, row: Mapping[str, Any]) -> bool:
         """Whether the guest that the cluster lists under this VMID is the one that was made."""
-        return row.get("name") == self.name and self.type in (None, row.get("type"))
+        # While it is replaced it has another name, and may get its own back.
+        names = (self.name, aside_name(self.name, self.vmid))
+        return row.get("name") in names and self.type in (None, row.get("type"))
 
     def is_abandoned(self) -> bool:
         """Whether the run that made it died before it could say what became of it."""
@@ -111,9 +114,12 @@ class Reservations:
         self._path = directory / FILE_NAME
         self._quarantine = timedelta(seconds=quarantine_seconds)
 
-    def peek(self, gone: Collection[str] = ()) -> Held:
-        """What is held right now, for a check run: takes no lock and writes nothing."""
-        return _held(self._freed(self._read(), lambda r: r.operation in gone))
+    def peek(self, gone: Collection[str] = (), leaving: tuple[str, int] | None = None) -> Held:
+        """What is held right now, for a check run: takes no lock and writes nothing.
+
+        ``leaving`` is name and VMID of the guest whose place the new one takes: what it has is not held against that.
+        """
+        return _held(_staying(self._freed(self._read(), lambda r: r.operation in gone), leaving))
 
     def used(self) -> list[Reservation]:
         """Lines of guests that were made and have an address, to be compared with what is there."""
@@ -126,11 +132,12 @@ class Reservations:
         read_at: datetime,
         choose: Callable[[Held], Choice],
         gone: Collection[str] = (),
+        leaving: tuple[str, int] | None = None,
     ) -> Choice:
         """Let ``choose`` pick, knowing what others hold, and write it down before anybody else can pick.
 
         ``read_at`` is when the caller read the cluster, ``gone`` the operations whose guests it did not find there any
-        more. Reserving again under the same operation replaces its lines.
+        more. Reserving again under the same operation replaces its lines. ``leaving`` is as for ``peek``.
         """
         with self._locked(f"reserve an address for {name}"):
             others = [r for r in self._read() if r.operation != operation]
@@ -138,7 +145,7 @@ class Reservations:
                 if other.name == name:
                     _refuse_rival(other, read_at)
             others = self._freed(others, lambda r: r.operation in gone and r.since < read_at)
-            choice = choose(_held(others, read_at))
+            choice = choose(_held(_staying(others, leaving), read_at))
             holder = asdict(Holder.me(operation))
             given = [str(address) for address in (choice.address, *choice.more) if address is not None]
             addresses: list[str | None] = [*given] or [None]
@@ -161,6 +168,28 @@ class Reservations:
             return had + [replace(r, status=_USED, at=at, type=kind or r.type, macs=known or r.macs) for r in mine]
 
         self._rewrite(operation, kept)
+
+    def take_over(self, operation: str, name: str, vmid: int, had: Mapping[str, str]) -> None:
+        """The guest of this operation stands in the place of another: what it did not get of ``had`` rests.
+
+        ``had`` has the addresses that the configuration of the other gave it, each with its MAC.
+        """
+
+        def taken_over(lines: list[Reservation]) -> list[Reservation]:
+            mine = [replace(r, status=_USED, at=_now()) for r in lines if r.operation == operation]
+            kept = {r.address for r in mine}
+            others = [r for r in lines if r.operation != operation]
+            left = [r for r in others if (r.name, r.vmid) == (name, vmid) and r.address not in {None, *kept}]
+            holder = asdict(Holder.me(operation))
+            left += [
+                Reservation(operation, name, vmid, address, _USED, _now(), holder, macs=[mac])
+                for address, mac in had.items()
+                if address not in kept | {r.address for r in left}
+            ]
+            rest = [r for r in others if (r.name, r.vmid) != (name, vmid)]
+            return [*rest, *mine, *map(self._rest, left)]
+
+        self._rewrite(name, taken_over)
 
     def release(self, operation: str) -> None:
         """The guest was not made, or is gone again."""
@@ -246,6 +275,10 @@ class Reservations:
             discard(new)
             raise
         sync_directory(self.directory)
+
+
+def _staying(lines: list[Reservation], leaving: tuple[str, int] | None) -> list[Reservation]:
+    return [r for r in lines if (r.name, r.vmid) != leaving]
 
 
 def _refuse_rival(other: Reservation, read_at: datetime) -> None:

@@ -19,8 +19,8 @@ description:
   - Whatever the outcome, C(state.json) is brought up to date for this guest, and left alone for all others. Its health
     is what the last scan found, or unknown since it was started.
   - In check mode nothing is written. The plan is returned with its actions, checks, differences and impact.
-  - A guest of that name that was made by somebody else is corrected like one made here. No guest is ever replaced;
-    what can not be changed in place is refused.
+  - A guest of that name that was made by somebody else is corrected like one made here. What can not be changed in
+    place is refused. No guest is ever replaced unless O(replace) names it.
   - Options are named like those of M(community.proxmox.proxmox) and M(community.proxmox.proxmox_kvm) where they mean
     the same.
 extends_documentation_fragment:
@@ -250,6 +250,25 @@ options:
         service that the dependency graph calls critical.
     type: bool
     default: false
+  replace:
+    description:
+      - The name of the guest once more. If the guest can not be changed in place to what was asked for, another one of
+        its name is made, and then the old one is destroyed with its data. A guest that fits stays, and so does one that
+        can be changed in place.
+      - That is so for another kind, node or storage, a smaller disk, O(unprivileged), volumes that are smaller or on
+        another storage, another VMID, and for another O(template) or O(clone) where the guest's notes say what it was
+        made from, as those of guests made here do.
+      - The old guest is stopped and renamed to C(NAME-replaced-VMID), the new one made and waited for, and only then
+        the old one is destroyed. Until that point a failure, an interrupt or a crash ends with the old guest as it was.
+        From there on the new guest stays, and what could not be destroyed is left to the next run, which is warned of.
+      - The new guest is made from the options alone. It gets another VMID, so leave out O(vmid). It gets the addresses
+        of the old one where O(network) asks for them, says V(auto), or says nothing. It runs if that ran, and on the
+        same node, unless O(node) or the guest that is cloned is another one's.
+      - Everything is checked for both guests first, like for V(absent) and for a new guest; both disks need room.
+        O(confirm) is not needed. The old guest's snapshots go with it, its backups stay under its VMID.
+      - With O(state=present) and O(state=started) only.
+    type: str
+    version_added: 0.2.0
   made_by:
     description:
       - With V(absent), the operation that made the guest, as RV(operation) of that run names it. A guest that was made
@@ -379,6 +398,26 @@ EXAMPLES = r"""
     expect: "{{ plan.identity }}"
     state_dir: /var/lib/nhi
 
+- name: See what replacing a container by one of another release would do
+  nhi.core.nhi_vm:
+    name: redis-cache
+    state: started
+    template: debian-13
+    network: {range: 192.0.2.105-192.0.2.199, prefix: 24, gateway: 192.0.2.1}
+    replace: redis-cache
+    state_dir: /var/lib/nhi
+  check_mode: true
+  diff: true
+
+- name: Replace it, unless it is of that release already
+  nhi.core.nhi_vm:
+    name: redis-cache
+    state: started
+    template: debian-13
+    network: {range: 192.0.2.105-192.0.2.199, prefix: 24, gateway: 192.0.2.1}
+    replace: redis-cache
+    state_dir: /var/lib/nhi
+
 - name: Destroy a guest
   nhi.core.nhi_vm:
     name: redis-cache
@@ -425,6 +464,13 @@ vmid:
   returned: success
   type: int
   sample: 105
+replaced:
+  description:
+    - The guest whose place this one took, or in check mode would take. C(destroyed) is false in check mode, and where
+      the old guest could not be destroyed and is left to the next run. Null when no guest is replaced.
+  returned: success
+  type: dict
+  sample: {vmid: 105, name: redis-cache, type: lxc, node: pve, destroyed: true}
 actions:
   description: What was done, or in check mode would be, step by step.
   returned: success
@@ -436,8 +482,8 @@ preflight:
     - The checks made before the first change. In check mode those that fail are returned and warned about. In a real
       run they end the task, all in one message.
     - C(exists), C(identity), C(expected), C(critical), C(confirmed), C(protection), C(lock), C(dependents), C(type),
-      C(unprivileged), C(node), C(memory), C(cpu), C(disk), C(storage), C(template), C(bridge), C(pool), C(vmid),
-      C(address) and C(privileges), those that concern what is done.
+      C(unprivileged), C(node), C(replace), C(memory), C(cpu), C(disk), C(storage), C(template), C(bridge), C(pool),
+      C(vmid), C(address) and C(privileges), those that concern what is done.
   returned: success
   type: list
   elements: dict
@@ -531,10 +577,11 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_host_key import (
     record_host_key,
 )
 from ansible_collections.nhi.core.plugins.module_utils.guest_identity import IDENTITY_OPTIONS, Identity
-from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager, Outcome, Settings
+from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager
 from ansible_collections.nhi.core.plugins.module_utils.guest_reader import Api
 from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
 from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Rescan
+from ansible_collections.nhi.core.plugins.module_utils.guest_run import Outcome, Settings
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_wait import Patience
 
@@ -593,6 +640,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "wait_timeout": {"type": "int", "default": 300},
     "shutdown_timeout": {"type": "int", "default": 30},
     "confirm": {"type": "str"},
+    "replace": {"type": "str"},
     "allow_impact": {"type": "bool", "default": False},
     "made_by": {"type": "str"},
     "known_hosts": {"type": "path"},
@@ -618,6 +666,7 @@ def settings_from_params(
         graph=find_graph(params["dependency_graph"], params["state_dir"]),
         brain_vmid=params["brain_vmid"],
         confirm=params["confirm"],
+        replace=params["replace"],
         allow_impact=params["allow_impact"],
         made_by=params["made_by"],
         limits=Overcommit(*(params[f"max_{what}_overcommit"] for what in ("memory", "cpu", "disk"))),
@@ -635,6 +684,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
         **plan_result(outcome.plan),
         "vm": outcome.vm,
         "vmid": None if outcome.vm is None else outcome.vm["vmid"],
+        "replaced": outcome.replaced,
         "restart_required": outcome.plan.restart_required,
         "operation": outcome.operation,
         "host_key": None,
@@ -649,7 +699,8 @@ def settle_host_key(module: AnsibleModule, api: Api, outcome: Outcome) -> Record
     if vm is None:
         return Recorded(NO_KEY, forget_host_key(file, module.params["name"]))
     if vm["status"] != "running" or not vm["address"]:
-        return None
+        # The keys of a guest that was replaced are nobody's any more.
+        return Recorded(NO_KEY, forget_host_key(file, vm["name"])) if outcome.replaced else None
     guest = Known(vm["name"], vm["vmid"], vm["type"], vm["node"], vm["address"])
     made_now = any(action.kind in (CREATE, CLONE) for action in outcome.plan.actions)
     return record_host_key(api, guest, file, made_now=made_now)

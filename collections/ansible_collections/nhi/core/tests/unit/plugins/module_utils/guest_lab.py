@@ -12,7 +12,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager, Outcome, Settings
+from ansible_collections.nhi.core.plugins.module_utils.guest_manager import GuestManager
+from ansible_collections.nhi.core.plugins.module_utils.guest_run import Outcome, Settings
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_wait import Patience
 from ansible_collections.nhi.core.plugins.module_utils.reservations import Choice, Reservations

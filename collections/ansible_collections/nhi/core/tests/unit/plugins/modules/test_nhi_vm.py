@@ -106,3 +106,23 @@ def test_a_guest_that_answers_with_another_key_is_told_with_the_failure(
     pve.guests[105]["running"] = False
     run(name="redis", state="absent", confirm="redis", known_hosts=str(file))
     assert file.read_text() == ""
+
+
+@pytest.mark.parametrize(("state", "recorded"), [("started", "DIFFERENT"), ("present", "")])
+def test_the_host_key_of_a_replaced_guest_goes_with_it(
+    pve: FakeClient, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, recorded: str
+) -> None:
+    file = tmp_path / "known_hosts"
+    file.write_text("redis,192.0.2.105 ssh-ed25519 OLD\nother ssh-ed25519 THEIRS\n")
+    pve.add(105, "redis", net0="name=eth0,bridge=vmbr0,ip=192.0.2.105/24")
+    monkeypatch.setattr(guest_host_key, "scan_host_keys", lambda _address: [HostKey("ssh-ed25519", "DIFFERENT")])
+    options = {"state": state, "template": "debian-12", "disk": 2, "replace": "redis", "known_hosts": str(file)}
+    shown = run(name="redis", **options, check=True)
+    assert shown["replaced"]["vmid"] == 105
+    assert "redis,192.0.2.105 ssh-ed25519 OLD" in file.read_text()
+    done = run(name="redis", **options)
+    assert (done["vmid"], done["replaced"]["destroyed"]) == (106, True)
+    lines = [f"redis,192.0.2.105 ssh-ed25519 {recorded}"] if recorded else []
+    assert sorted(file.read_text().splitlines()) == sorted(["other ssh-ed25519 THEIRS", *lines])
+    again = run(name="redis", **options)
+    assert (again["changed"], again["replaced"]) == (False, None)
