@@ -24,7 +24,7 @@ FILE_NAME, LOCK_NAME = "budgets.json", "budgets.lock"
 _LOCK_SECONDS = 30.0
 _HOUR = timedelta(hours=1)
 _MADE, _REMOVED, _OTHER = "made", "removed", "other"
-_MAKING, _REMOVING = frozenset({"create", "clone"}), frozenset({"destroy"})
+_MAKING, _REMOVING = frozenset({"create", "clone", "restore"}), frozenset({"destroy"})
 # How each limit reads in a sentence.
 _WORDS = {
     "guests": "guests", "creates_per_hour": "creations within an hour", "destroys_per_hour": "removals within an hour",
@@ -127,6 +127,11 @@ class BudgetLedger:
             if kept != entries:
                 self._write(kept)
 
+    def is_young(self, operation: str, actor: str, now: datetime) -> bool:
+        """Whether this actor's operation made a guest within the hour."""
+        mine = (e for e in self._read() if e.operation == operation and e.actor == actor and e.kind == _MADE)
+        return any(now - entry.since < _HOUR for entry in mine)
+
     def usage(self, actor: str | None, existing: Collection[str], now: datetime) -> dict[str, int]:
         """What counts against the limits now; of all actors for None. Takes no lock."""
         entries = [e for e in _living(self._read(), existing, now) if actor in (None, e.actor)]
@@ -174,7 +179,7 @@ def _living(entries: Iterable[Entry], existing: Collection[str], now: datetime) 
     for number, entry in enumerate(lines):
         recent = now - entry.since < _HOUR
         gone = entry.gone or (entry.kind != _REMOVED and not recent and entry.guest not in existing)
-        gone = gone or any(later.kind == _REMOVED and later.guest == entry.guest for later in lines[number + 1 :])
+        gone = gone or any(later.kind != _OTHER and later.guest == entry.guest for later in lines[number + 1 :])
         if recent or (entry.kind != _REMOVED and not gone):
             kept.append(Entry(**{**asdict(entry), "gone": gone}))
     return kept

@@ -70,11 +70,11 @@ class Gate:
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.actor = actor
+        self.plan_id = plan_id
         self._state_dir = state_dir
         self._policy = policy
         self._request = request
         self._graph = graph
-        self._plan_id = plan_id
         self._now = now
         self._store = PlanStore(state_dir)
         self._ledger = BudgetLedger(state_dir)
@@ -116,7 +116,7 @@ class Gate:
         now, decision = self._now(), self.decide(change)
         if decision.verdict == DENY:
             raise NotAllowedError(f"{self._words(change)} is not allowed: {decision.reason}")
-        if self._plan_id:
+        if self.plan_id:
             self._check_plan(change, decision, now)
         elif decision.verdict == APPROVE:
             raise NotAllowedError(
@@ -129,6 +129,15 @@ class Gate:
         )
         self._spent = operation
 
+    def admit_undo(self, operation: str) -> bool:
+        """Whether the actor may take back what its own operation made within the hour; FrozenError in a freeze."""
+        refuse_if_frozen(self._state_dir)
+        return self._ledger.is_young(operation, self.actor, self._now())
+
+    def forget(self, operation: str) -> None:
+        """What the operation made was taken back: it does not count any more."""
+        self._ledger.withdraw(operation)
+
     def withdraw(self) -> None:
         """What was admitted did not happen, or was undone: it does not count against the budget."""
         if self._spent:
@@ -136,11 +145,11 @@ class Gate:
             self._spent = None
 
     def _use_up(self, now: datetime) -> None:
-        if self._plan_id:
-            self._store.use(self._plan_id, self.actor, now)
+        if self.plan_id:
+            self._store.use(self.plan_id, self.actor, now)
 
     def _check_plan(self, change: Change, decision: Decision, now: datetime) -> None:
-        plan_id = self._plan_id or ""
+        plan_id = self.plan_id or ""
         plan = self._store.get(plan_id)
         if plan.body.actor != self.actor:
             raise PlanError(f"{plan_id} was made for {plan.body.actor}, not for {self.actor}: make one of your own")

@@ -129,6 +129,8 @@ class GuestPlan:
     waiting: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     idle: str = "Nothing to do."  # what to say when there are no actions
+    # What a dry run was given to apply it by, where a policy is in force.
+    ticket: dict[str, Any] | None = None
 
     @property
     def changed(self) -> bool:

@@ -92,6 +92,7 @@ def plan_result(plan: GuestPlan) -> dict[str, Any]:
         "impact": plan.impact.as_dict(),
         "identity": plan.identity,
         "summary": plan.summary(),
+        "plan": plan.ticket,
     }
 
 

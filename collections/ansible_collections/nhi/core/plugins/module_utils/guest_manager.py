@@ -53,14 +53,22 @@ class GuestManager(GuestRun):
         check_replace(self.wanted, self.settings.replace)
         with self.interrupts:
             try:
-                return self._look_and_act()
+                outcome = self._look_and_act()
             except GuestReplacedError:
                 self.looked = False  # the newcomer is nobody's to get used to before a person looked
+                self.settings.admission.withdraw()
+                raise
+            except BaseException:
+                self.interrupts.mute()
+                if not self.journal.kept:
+                    self.settings.admission.withdraw()
                 raise
             finally:
                 self.interrupts.mute()
                 self.journal.close()
                 self._rescan()
+            self.settings.admission.done()
+            return outcome
 
     def _rescan(self) -> None:
         """Whatever the outcome, let state.json show what is there now."""
@@ -114,8 +122,10 @@ class GuestManager(GuestRun):
         plan.checks[:0] = [exists, *self.identify(plan, found)]
         plan.checks.append(check_privileges(self.api, change_needs(found, plan.actions)))
         if settings.check_mode:
+            self.admit(cluster, plan, found)
             return self.shown(plan)
         plan.refuse_if_failed()
+        self.admit(cluster, plan, found)
         changer = self.changer()
         changer.destroy(plan, found)
         plan.warnings += changer.warnings
@@ -136,12 +146,14 @@ class GuestManager(GuestRun):
             plan.checks += check_growth(self.api, cluster, found, plan, self.settings.limits)
             plan.checks.append(check_privileges(self.api, change_needs(found, plan.actions)))
         if self.settings.check_mode:
+            self.admit(cluster, plan, found)
             facts = self.facts(found)
             return self.shown(plan, {k: plan.after.get(k, v) for k, v in facts.items()})
         plan.refuse_if_failed()
         address = None
         if plan.changed:
             refuse_if_changed(self.api, found)
+            self.admit(cluster, plan, found)
             changer = self.changer()
             with self._new_address(cluster, found, plan):
                 address = changer.change(plan, found)
@@ -206,15 +218,18 @@ class GuestManager(GuestRun):
         first = [exists, *expected]
         plan.checks[:0] = first
         if self.settings.check_mode:
+            self.admit(cluster, plan)
             return self.shown(plan, plan.after)
         plan.refuse_if_failed()
         with self.releasing():
             plan, place = new.reserve()
+            self.admit(cluster, plan)
             while True:
                 changer = self.changer(new.wanted)
                 try:
                     address = changer.create(plan, place)
                 except AlreadyExistsError:
+                    self.settings.admission.refuse_departure(place.vmid)
                     plan, place = new.reserve_another(place.vmid)
                     continue
                 break

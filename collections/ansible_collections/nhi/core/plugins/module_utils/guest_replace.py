@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .guest import Check, Found, GuestPlan
+from .guest import REPLACE, Check, Found, GuestPlan
 from .guest_addresses import fixed_addresses
+from .guest_config import Placement
 from .guest_new import NewGuest
 from .guest_privileges import change_needs
 from .guest_reader import Cluster
@@ -36,13 +38,16 @@ class Replacement:
         plan = self._plan(new.foresee())
         plan.checks[:0] = [self._exists(), *run.identify(plan, found)]
         if run.settings.check_mode:
+            run.admit(self.cluster, plan, found, REPLACE)
             outcome = run.shown(plan, plan.after)
             outcome.replaced = self._facts(destroyed=False)
             return outcome
         plan.refuse_if_failed()
         changer = GuestReplacement(run.api, new.wanted, run.journal, run.interrupts, run.settings.patience)
         with run.releasing():
-            done = changer.make(found, *new.reserve(), new.reserve_another)
+            creation, place = new.reserve()
+            run.admit(self.cluster, self._plan(creation), found, REPLACE)
+            done = changer.make(found, creation, place, self._another(new))
         checks = plan.checks
         plan = self._plan(done.plan)
         plan.checks = checks
@@ -54,6 +59,13 @@ class Replacement:
         return Outcome(
             plan, new.bind(plan, done.place, done.address), run.operation, self._facts(destroyed=left is None)
         )
+
+    def _another(self, new: NewGuest) -> Callable[[int], tuple[GuestPlan, Placement]]:
+        def another(vmid: int) -> tuple[GuestPlan, Placement]:
+            self.run.settings.admission.refuse_departure(vmid)
+            return new.reserve_another(vmid)
+
+        return another
 
     def _plan(self, creation: GuestPlan) -> GuestPlan:
         run, settings = self.run, self.run.settings

@@ -15,6 +15,7 @@ from typing import Any
 from .errors import NHIError, ProxmoxError
 from .graph import DependencyGraph
 from .guest import DESTROY, STOP, Check, Found, GuestPlan, Impact, assess_impact, guest_facts
+from .guest_admission import Admission, Subject
 from .guest_apply import GuestChange
 from .guest_capacity import Overcommit
 from .guest_identity import Identity, check_expected
@@ -46,6 +47,7 @@ class Settings:
     rescan: Rescan | None = None
     tell: Callable[[str], None] = lambda _text: None
     quarantine_seconds: float = QUARANTINE_SECONDS
+    admission: Admission = field(default_factory=Admission)
 
 
 @dataclass
@@ -78,6 +80,11 @@ class GuestRun:
         if not self.settings.check_mode:
             plan.refuse_if_failed()
         return Outcome(plan, vm, self.operation)
+
+    def admit(self, cluster: Cluster, plan: GuestPlan, found: Found | None = None, *more: str) -> None:
+        """Ask the gate, once the plan is complete and before anything is done."""
+        subject = Subject.of(found) if found else Subject(self.wanted.name, tuple(self.wanted.tags or ()))
+        self.settings.admission.ask(self.api, cluster, plan, self.operation, subject, *more)
 
     def identify(self, plan: GuestPlan, found: Found) -> list[Check]:
         """The guest is the one that the last scan knows, and the one that was expected."""

@@ -73,6 +73,11 @@ class Journal:
         """What was begun could not be settled: leave the journal to whoever comes next."""
         self._kept = True
 
+    @property
+    def kept(self) -> bool:
+        """Whether something is left that could not be settled."""
+        return self._kept
+
     def settled(self) -> None:
         """What was begun came to its end after all."""
         self._kept = False

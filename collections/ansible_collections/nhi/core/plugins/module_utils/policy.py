@@ -27,11 +27,11 @@ DECISIONS = (ALLOW, APPROVE, DENY)  # from the mildest to the strictest
 OPERATORS = "@operators"
 # What is done to a guest, as plans name it.
 OPERATIONS = (
-    "create", "clone", "configure", "resize", "start", "stop", "protect",
-    "destroy", "replace", "snapshot", "rollback", "delete_snapshot", "backup", "delete_backup", "restore",
+    "create", "clone", "restore", "configure", "resize", "start", "stop", "protect", "destroy", "replace",
+    "snapshot", "describe_snapshot", "remove_snapshot", "rollback", "backup", "remove_backup",
 )  # fmt: skip
 # What takes something away for good; never done to a protected guest.
-DESTRUCTIVE = frozenset({"destroy", "replace", "rollback", "restore"})
+DESTRUCTIVE = frozenset({"destroy", "replace", "rollback"})
 LIMITS = (
     "guests", "creates_per_hour", "destroys_per_hour", "cores", "memory_mib", "disk_gib", "outstanding_plans",
 )  # fmt: skip

@@ -28,6 +28,7 @@ extends_documentation_fragment:
   - nhi.core.identity
   - nhi.core.proxmox
   - nhi.core.state
+  - nhi.core.gate
   - nhi.core.guest_network
 attributes:
   check_mode:
@@ -523,6 +524,18 @@ summary:
   sample:
     - Destroy LXC 102 postgres-lxc on pve with its disks
     - 'webapp (medium) would stop working: it needs postgres-lxc.'
+plan:
+  description:
+    - What a dry run was given to apply its plan by. Null where no policy is in force, where nothing would be done, and
+      where a pre-flight check failed.
+  returned: success
+  type: dict
+  sample:
+    plan_id: plan-k3sx7qjv2mzt5ay4fwhd6ubcne
+    decision: approve
+    reason: no rule of the policy speaks of destroy by aider
+    needs_approval: true
+    expires_at: '2026-11-27T12:30:00+00:00'
 recovered:
   description:
     - What became of earlier operations that were cut off, by a crash for example. Each run settles them first, in check
@@ -554,6 +567,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._gate_args import GATE_ARGS, admission_from_params
 from ansible_collections.nhi.core.plugins.module_utils._network_args import NETWORK_ARGS, NETWORK_EXCLUSIVE
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     PROXMOX_ARGS,
@@ -599,6 +613,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     **PROXMOX_ARGS,
     **STATE_ARGS,
     **NETWORK_ARGS,
+    **GATE_ARGS,
     "name": {"type": "str", "required": True, "aliases": ["hostname"]},
     "state": {
         "type": "str",
@@ -660,10 +675,11 @@ def settings_from_params(
 ) -> Settings:
     """What the options say about the run."""
     state_dir = Path(params["state_dir"])
+    graph = find_graph(params["dependency_graph"], params["state_dir"])
     return Settings(
         state_dir=state_dir,
         check_mode=check_mode,
-        graph=find_graph(params["dependency_graph"], params["state_dir"]),
+        graph=graph,
         brain_vmid=params["brain_vmid"],
         confirm=params["confirm"],
         replace=params["replace"],
@@ -675,6 +691,7 @@ def settings_from_params(
         quarantine_seconds=max(0, params["address_quarantine"]),
         rescan=Rescan(state_dir, endpoint, "nhi_vm", load_catalogue(params["catalogue"])),
         tell=tell,
+        admission=admission_from_params(params, ARGUMENT_SPEC, "nhi_vm", graph, check_mode=check_mode),
     )
 
 

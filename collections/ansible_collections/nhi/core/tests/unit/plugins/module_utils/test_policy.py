@@ -31,7 +31,7 @@ DATA: dict[str, Any] = {
     "protected": {"guests": ["brain-vm"], "tags": ["database"]},
     "never_replace": {"guests": ["minio*"]},
     "rules": [
-        {"operations": ["backup", "delete_backup"], "guests": ["secret-*"], "decision": "deny", "reason": "no copies"},
+        {"operations": ["backup", "remove_backup"], "guests": ["secret-*"], "decision": "deny", "reason": "no copies"},
         {"operations": ["create", "clone", "start", "configure"], "decision": "allow"},
         {"actors": ["@operators"], "decision": "allow"},
         {"operations": ["stop"], "actors": ["aider"], "guests": ["scratch-*"], "decision": "allow"},
