@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,14 @@ from .guest_growth import check_growth
 from .guest_guards import check_made_by
 from .guest_identity import Identity, check_expected
 from .guest_known import read_known
-from .guest_placement import check_owners
 from .guest_plan import plan_absent, plan_create, plan_existing
 from .guest_privileges import change_needs, check_privileges, creation_needs
+from .guest_readdress import Readdressing
 from .guest_reader import (
     Api,
     Cluster,
     live_address,
     look_up_guest,
-    owners_of,
     read_cluster,
     read_guest,
     read_pending,
@@ -45,7 +43,7 @@ from .guest_spec import LXC, Wanted
 from .guest_wait import Patience
 from .interrupts import Interrupts
 from .journal import Journal
-from .reservations import QUARANTINE_SECONDS, AppearedMeanwhileError, Choice, Held, Reservations
+from .reservations import QUARANTINE_SECONDS, AppearedMeanwhileError, Choice, Reservations
 
 _LOOKS = 3
 
@@ -188,13 +186,8 @@ class GuestManager:
 
     def _change(self, cluster: Cluster, found: Found, exists: Check) -> Outcome:
         found = replace(found, pending=read_pending(self._api, found))
-        plan = plan_existing(self._wanted, found, self._impact(cluster, found))
-        plan.checks[:0] = [exists, *self._identify(plan, found)]
-        if any(what.startswith("network") for what in plan.after):
-            plan.checks += self._check_addresses(cluster, found, plan)
-        if plan.changed:
-            plan.checks += check_growth(self._api, cluster, found, plan, self._settings.limits)
-            plan.checks.append(check_privileges(self._api, change_needs(found, plan.actions)))
+        addresses = Readdressing(self._api, cluster, found, self._wanted, self._reservations)
+        plan = self._change_plan(cluster, found, exists, addresses, addresses.wanted)
         if self._settings.check_mode:
             facts = self._facts(found)
             return self._shown(plan, {k: plan.after.get(k, v) for k, v in facts.items()})
@@ -203,64 +196,35 @@ class GuestManager:
         if plan.changed:
             refuse_if_changed(self._api, found)
             changer = self._changer()
-            with self._new_address(cluster, found, plan):
+            with addresses.held(self._operation, plan) as wanted:
+                if wanted != addresses.wanted:
+                    plan = self._change_plan(cluster, found, exists, addresses, wanted)
+                    plan.refuse_if_failed()
                 address = changer.change(plan, found)
+            self._settle(plan, lambda: addresses.keep(self._operation))
             plan.warnings += changer.warnings
             found = read_guest(
                 self._api, {"type": found.type, "node": found.node, "vmid": found.vmid, "pool": found.pool}
             )
             plan.identity = Identity.of(found).as_dict()
+            bound = found
+            self._settle(plan, lambda: addresses.keep(self._operation, bound))
             pending = read_pending(self._api, found)
             if pending is not None:
                 plan.restart_required = restart_words(pending, plan.waiting)
         return Outcome(plan, self._facts(found, address), self._operation)
 
-    def _check_addresses(self, cluster: Cluster, found: Found, plan: GuestPlan) -> list[Check]:
-        others = Cluster([r for r in cluster.rows if r.get("vmid") != found.vmid], cluster.read_at)
-        taken = taken_addresses(self._api, others, self._settings.state_dir)
-        plan.warnings += taken.warnings
-        checks = []
-        for network in self._wanted.networks:
-            if not isinstance(network.ip, IPv4Interface):
-                continue
-            owner = taken.owners.get(network.ip.ip)
-            checks.append(
-                Check.of(
-                    "address",
-                    passed=not owner or owner.startswith(f"{found.vmid} "),
-                    good=f"{network.ip} belongs to no other guest",
-                    bad=f"{network.ip} belongs to {owner}: choose another {network.label}.ip for {found.label}",
-                )
-            )
-        try:
-            check_owners(owners_of(self._api, others.guests, self._wanted.fixed_six.keys()), self._wanted)
-        except PreflightError as e:
-            checks.append(Check("address", passed=False, message=str(e)))
-        return checks
-
-    @contextlib.contextmanager
-    def _new_address(self, cluster: Cluster, found: Found, plan: GuestPlan) -> Iterator[None]:
-        """Hold the address that the guest is to get while it gets it; the old one is free afterwards."""
-        wish = self._wanted.network.ip
-        if f"{self._wanted.network.label}.ip" not in plan.after or not isinstance(wish, IPv4Interface):
-            yield
-            return
-
-        def choose(held: Held) -> Choice:
-            owner = held.addresses.get(wish.ip)
-            if owner not in (None, found.name):
-                raise PreflightError(f"{wish.ip} is being given to {owner}: choose another address")
-            return Choice(found.vmid, wish.ip)
-
-        self._reservations.reserve(self._operation, found.name, cluster.read_at, choose)
-        try:
-            yield
-        except BaseException:
-            self._interrupts.mute()
-            with contextlib.suppress(NHIError):
-                self._reservations.release(self._operation)
-            raise
-        self._settle(plan, lambda: self._reservations.keep(self._operation, found.type, guest_macs(found)))
+    def _change_plan(
+        self, cluster: Cluster, found: Found, exists: Check, addresses: Readdressing, wanted: Wanted
+    ) -> GuestPlan:
+        plan = plan_existing(wanted, found, self._impact(cluster, found))
+        plan.checks[:0] = [exists, *self._identify(plan, found)]
+        plan.checks += addresses.checks
+        plan.warnings += addresses.warnings
+        if plan.changed:
+            plan.checks += check_growth(self._api, cluster, found, plan, self._settings.limits)
+            plan.checks.append(check_privileges(self._api, change_needs(found, plan.actions)))
+        return plan
 
     def _impact(self, cluster: Cluster, found: Found) -> Impact:
         return assess_impact(self._settings.graph, found, cluster.running())
@@ -281,7 +245,7 @@ class GuestManager:
         site.checks[:0] = [exists, *expected]
         self._wanted = replace(self._wanted, type=site.kind)
         taken = TakenAddresses()
-        if any(n.ip not in (None, "dhcp", "manual") for n in self._wanted.networks):
+        if any(n.wants_fixed for n in self._wanted.networks):
             taken = taken_addresses(self._api, cluster, self._settings.state_dir)
         allocator = Allocator(self._api, self._wanted, cluster, taken)
         choice, checks = allocator.foresee(self._reservations.peek(taken.gone))
@@ -308,7 +272,7 @@ class GuestManager:
             )
             plan = self._creation_plan(site, allocator, choice, taken)
             plan.refuse_if_failed()
-            place = site.placement(choice, allocator.interface(choice))
+            place = site.placement(choice, allocator.interfaces(choice))
             changer = self._changer()
             try:
                 address = changer.create(plan, place)
@@ -338,7 +302,7 @@ class GuestManager:
             plan.warnings.append(f"{self._wanted.name} is {self._wanted.state} as asked for, but: {e}")
 
     def _creation_plan(self, site: Site, allocator: Allocator, choice: Choice, taken: TakenAddresses) -> GuestPlan:
-        place = site.placement(choice, allocator.interface(choice))
+        place = site.placement(choice, allocator.interfaces(choice))
         plan = plan_create(self._wanted, place)
         plan.checks = list(site.checks)
         if place.vmid:

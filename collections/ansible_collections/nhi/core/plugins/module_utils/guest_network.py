@@ -36,6 +36,11 @@ class WantedNetwork:
     rate: float | None = None
     label: str = "network"  # how messages and differences name it
 
+    @property
+    def wants_fixed(self) -> bool:
+        """Whether the interface is to have an address that nobody else may have, given or still to be chosen."""
+        return self.ip not in (None, "dhcp", "manual") or isinstance(self.ip6, IPv6Interface)
+
 
 def parse_networks(params: Mapping[str, Any]) -> tuple[WantedNetwork, ...]:
     """The options ``network`` and ``networks``, of which one is given; the first interface is always there."""

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 from .addresses import (
+    Address,
     agent_addresses,
     config_addresses,
     guest_nics,
@@ -269,28 +270,17 @@ def bridges(api: Api, node: str) -> list[Row]:
     return list(api.get(("nodes", node, "network"), {"type": "any_bridge"}))
 
 
-def configured_addresses(api: Api, guests: Sequence[Row]) -> tuple[dict[IPv4Address, str], list[str]]:
+def configured_addresses(api: Api, guests: Sequence[Row]) -> tuple[dict[Address, str], list[str]]:
     """Fixed addresses of guests with who has them, and the names of guests whose configuration could not be read."""
-    taken: dict[IPv4Address, str] = {}
+    taken: dict[Address, str] = {}
     unread: list[str] = []
     for row, config in _configurations(api, guests):
         if config is None:
             unread.append(_label(row))
             continue
         for record in config_addresses(guest_nics(str(row["type"]), config)):
-            if record["family"] == "ipv4":
-                taken[IPv4Address(record["address"])] = _label(row)
+            taken[ip_address(record["address"])] = _label(row)
     return taken, unread
-
-
-def owners_of(api: Api, guests: Sequence[Row], addresses: Collection[IPv6Address]) -> dict[IPv6Address, str]:
-    """Who has these addresses in a configuration; nothing is read when none is asked about."""
-    found: dict[IPv6Address, str] = {}
-    for row, config in _configurations(api, guests if addresses else ()):
-        for record in config_addresses(guest_nics(str(row["type"]), config or {})):
-            if record["family"] == "ipv6" and IPv6Address(record["address"]) in addresses:
-                found[IPv6Address(record["address"])] = _label(row)
-    return found
 
 
 def _configurations(api: Api, guests: Sequence[Row]) -> Iterator[tuple[Row, Mapping[str, Any] | None]]:

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface
 from typing import Any, TypeVar
 
-from .allocation import next_address, next_vmid
+from .allocation import next_vmid
 from .errors import AllocationError, PreflightError
 from .guest import Check
+from .guest_address_choice import AddressChooser, Addressee, Given
 from .guest_addresses import TakenAddresses
 from .guest_capacity import Overcommit, check_cpu, check_disk, check_memory, is_thin
 from .guest_clone import CloneSource, choose_clone_node, clone_problems, clone_warnings, read_source
@@ -21,25 +22,21 @@ from .guest_config import DEFAULT_DISK_GIB, Placement, memory_mib, root_disk
 from .guest_drift import volume_text
 from .guest_extras import NESTING, check_features
 from .guest_nodes import fitting_nodes
-from .guest_placement import check_bridge, check_owners, check_pool, choose_node, choose_storage, choose_template
+from .guest_placement import check_bridge, check_pool, choose_node, choose_storage, choose_template
 from .guest_reader import (
     Api,
     Cluster,
     Row,
     bridges,
-    owners_of,
     promised_bytes,
     storages,
     template_volumes,
     vmid_is_free,
 )
 from .guest_spec import DEFAULT_BRIDGE, LXC, Wanted
-from .neighbours import is_used
 from .reservations import Choice, Held
 
 _T = TypeVar("_T")
-# After which the kernel has asked a neighbour again that it remembers, and forgotten one that is gone.
-_ARP_SECONDS = 10.0
 
 
 @dataclass
@@ -56,8 +53,8 @@ class Site:
     checks: list[Check] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def placement(self, choice: Choice, address: IPv4Interface | None) -> Placement:
-        """With the VMID and the address that were chosen."""
+    def placement(self, choice: Choice, addresses: Mapping[int, IPv4Interface]) -> Placement:
+        """With the VMID and the addresses that were chosen."""
         return Placement(
             node=self.node,
             vmid=choice.vmid,
@@ -65,7 +62,7 @@ class Site:
             template=self.template,
             clone_of=self.source.vmid if self.source else None,
             clone_node=self.source.node if self.source else None,
-            address=address,
+            addresses=addresses,
             source=self.source.config if self.source else {},
             snapname=self.snapname,
             full=self.full,
@@ -103,9 +100,6 @@ class _Survey:
             for bridge in dict.fromkeys(n.bridge or DEFAULT_BRIDGE for n in wanted.networks):
                 self._check("bridge", partial(check_bridge, rows, bridge, node))
             self._look_for_room(node)
-        if wanted.fixed_six:
-            owners = owners_of(self._api, self._cluster.guests, wanted.fixed_six.keys())
-            self._check("address", lambda: check_owners(owners, wanted))
         pool = wanted.pool
         if pool:
             self._check("pool", lambda: check_pool(self._api.get("/pools"), pool))
@@ -213,25 +207,14 @@ class Allocator:
     def __init__(self, api: Api, wanted: Wanted, cluster: Cluster, taken: TakenAddresses) -> None:
         self._api = api
         self._wanted = wanted
-        self._taken = taken
+        self._addresses = AddressChooser(Addressee(wanted.name), dict(enumerate(wanted.networks)), taken)
         self._owners = {int(r["vmid"]): str(r.get("name") or "a guest without a name yet") for r in cluster.guests}
-        self._answering: set[IPv4Address] = set()
-        self._unused: set[IPv4Address] = set()
-        self._departed: dict[IPv4Address, frozenset[str]] = {}
-        self.warnings: list[str] = []
 
     def foresee(self, held: Held) -> tuple[Choice, list[Check]]:
         """What would be chosen, with nothing written anywhere; VMID 0 is one that could not be found."""
         vmid, checks = self._foresee_vmid(held)
-        try:
-            address = self._choose_address(held, vmid)
-            while not self._address_is_free(address):
-                address = self._choose_address(held, vmid)
-        except (AllocationError, PreflightError) as e:
-            return Choice(vmid, None), [*checks, Check("address", passed=False, message=str(e))]
-        if address is not None:
-            checks.append(Check("address", passed=True, message=f"address {address} is free"))
-        return Choice(vmid, address), checks
+        given, more = self._addresses.foresee(held, vmid)
+        return Choice(vmid, given.four, given.six), [*checks, *more]
 
     def _foresee_vmid(self, held: Held) -> tuple[int, list[Check]]:
         wish = self._wanted.vmid
@@ -252,7 +235,7 @@ class Allocator:
             choice = reserve(self._choose)
             if not vmid_is_free(self._api, choice.vmid):
                 self.vmid_taken(choice.vmid)
-            elif self._address_is_free(choice.address):
+            elif self._addresses.are_free(Given(dict(choice.addresses), dict(choice.six))):
                 return choice
 
     def vmid_taken(self, vmid: int) -> None:
@@ -264,19 +247,19 @@ class Allocator:
             )
         self._owners[vmid] = "somebody else"
 
-    def interface(self, choice: Choice) -> IPv4Interface | None:
-        """The chosen address with its prefix length."""
-        network = self._wanted.network
-        if choice.address is None:
-            return None
-        if isinstance(network.ip, IPv4Interface):
-            return network.ip
-        return IPv4Interface(network.pool.interface(choice.address)) if network.pool else None
+    @property
+    def warnings(self) -> list[str]:
+        """What to say of the addresses that were chosen."""
+        return self._addresses.warnings
+
+    def interfaces(self, choice: Choice) -> dict[int, IPv4Interface]:
+        """The chosen addresses with their prefix lengths, by the number of their interface."""
+        return self._addresses.interfaces(choice.addresses)
 
     def _choose(self, held: Held) -> Choice:
         vmid = self._choose_vmid(held)
-        more = [network.ip.ip for network in self._wanted.more_networks if isinstance(network.ip, IPv4Interface)]
-        return Choice(vmid, self._choose_address(held, vmid), tuple(more))
+        given = self._addresses.choose(held, vmid)
+        return Choice(vmid, given.four, given.six)
 
     def _choose_vmid(self, held: Held) -> int:
         wish = self._wanted.vmid
@@ -287,55 +270,3 @@ class Allocator:
                 f"VMID {wish} is being given to {held.vmids[wish]} right now: choose another vmid, or leave it out"
             )
         return wish
-
-    def _choose_address(self, held: Held, vmid: int) -> IPv4Address | None:
-        network = self._wanted.network
-        self._departed, self.warnings = held.departed, []
-        for other in self._wanted.more_networks:
-            owner = self._owner(held, other.ip.ip) if isinstance(other.ip, IPv4Interface) else None
-            if owner:
-                raise PreflightError(f"{other.ip} belongs to {owner}: choose another {other.label}.ip")
-        if isinstance(network.ip, IPv4Interface):
-            return self._wished_address(held, network.ip.ip)
-        if network.ip != "auto" or network.pool is None:
-            return None
-        taken = self._taken.owners.keys() | held.addresses.keys() | self._answering
-        own = {a for a, q in held.quarantined.items() if self._wanted.name in q.names}
-        for address in sorted(own - taken):
-            if network.pool.usable(address):
-                return address  # made again: clients may still know the guest by it
-        # An address numbered like the VMID is easy to remember, where the pool has it.
-        resting = {a: q.until for a, q in held.quarantined.items() if a not in own}
-        return next_address(network.pool, taken, resting=resting, hint=vmid)
-
-    def _wished_address(self, held: Held, address: IPv4Address) -> IPv4Address:
-        owner = self._owner(held, address)
-        if owner:
-            label = self._wanted.network.label
-            raise PreflightError(f"{address} belongs to {owner}: choose another {label}.ip, or auto")
-        before, name = held.quarantined.get(address), self._wanted.name
-        if before is not None and name not in before.names:
-            self.warnings.append(
-                f"{address} belonged to {' and '.join(sorted(before.names))} until lately and is in quarantine until"
-                f" {before.until:%Y-%m-%d %H:%M:%S} UTC: others may still take {name} for it."
-            )
-        return address
-
-    def _owner(self, held: Held, address: IPv4Address) -> str | None:
-        return self._taken.owners.get(address) or held.addresses.get(address)
-
-    def _address_is_free(self, address: IPv4Address | None) -> bool:
-        departed = self._taken.departed | self._departed.get(address, frozenset()) if address else ()
-        fixed = isinstance(self._wanted.network.ip, IPv4Interface)
-        if address is None or address in self._unused:
-            return True
-        if not is_used(address, departed, patience=_ARP_SECONDS if fixed else 0.0):
-            self._unused.add(address)
-            return True
-        if fixed:
-            raise PreflightError(
-                f"{address} is in use on the network, although no guest known here has it:"
-                f" choose another {self._wanted.network.label}.ip, or auto"
-            )
-        self._answering.add(address)
-        return False

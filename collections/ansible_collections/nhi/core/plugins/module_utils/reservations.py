@@ -17,10 +17,11 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
+from .addresses import Address
 from .errors import NHIError, PreflightError, StateError
 from .files import discard, explain, read_if_exists, sync_directory, write_new
 from .journal import path_of
@@ -28,7 +29,7 @@ from .lock import Holder, infrastructure_lock
 
 FILE_NAME = "reservations.json"
 QUARANTINE_SECONDS = 300.0
-_VERSION = 2
+_VERSION = 3
 # Long after every run that could still act on an older reading of the cluster.
 _KEPT = timedelta(hours=1)
 _RESERVED, _USED, _QUARANTINED = "reserved", "used", "quarantined"
@@ -41,11 +42,16 @@ class AppearedMeanwhileError(NHIError):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a run settled on; ``more`` are addresses of further interfaces."""
+    """What a run settled on: a VMID, and fixed addresses by the number of their interface."""
 
     vmid: int
-    address: IPv4Address | None
-    more: tuple[IPv4Address, ...] = ()
+    addresses: Mapping[int, IPv4Address] = field(default_factory=dict)
+    six: Mapping[int, IPv6Address] = field(default_factory=dict)
+
+    @property
+    def all_addresses(self) -> list[Address]:
+        """Of both families, each once."""
+        return list(dict.fromkeys([*self.addresses.values(), *self.six.values()]))
 
 
 @dataclass(frozen=True)
@@ -98,9 +104,9 @@ class Held:
     """
 
     vmids: dict[int, str]
-    addresses: dict[IPv4Address, str]
-    quarantined: dict[IPv4Address, Quarantined] = field(default_factory=dict)
-    departed: dict[IPv4Address, frozenset[str]] = field(default_factory=dict)
+    addresses: dict[Address, str]
+    quarantined: dict[Address, Quarantined] = field(default_factory=dict)
+    departed: dict[Address, frozenset[str]] = field(default_factory=dict)
 
 
 class Reservations:
@@ -140,8 +146,7 @@ class Reservations:
             others = self._freed(others, lambda r: r.operation in gone and r.since < read_at)
             choice = choose(_held(others, read_at))
             holder = asdict(Holder.me(operation))
-            given = [str(address) for address in (choice.address, *choice.more) if address is not None]
-            addresses: list[str | None] = [*given] or [None]
+            addresses: list[str | None] = [*map(str, choice.all_addresses)] or [None]
             mine = [
                 Reservation(operation, name, choice.vmid, address, _RESERVED, _now(), holder) for address in addresses
             ]
@@ -155,8 +160,13 @@ class Reservations:
             mine = [r for r in lines if r.operation == operation]
             guests = {(r.name, r.vmid) for r in mine}
             addresses = {r.address for r in mine}
-            rest = [r for r in lines if r.operation != operation]
-            had = self._freed(rest, lambda r: (r.name, r.vmid) in guests and r.address not in addresses)
+            others = [r for r in lines if r.operation != operation]
+            # This line takes the place of an earlier operation's for an address that the guest has still.
+            rest = [
+                r for r in others
+                if r.status != _USED or (r.name, r.vmid) not in guests or r.address not in addresses
+            ]  # fmt: skip
+            had = self._freed(rest, lambda r: (r.name, r.vmid) in guests)
             at, known = _now(), sorted(macs)
             return had + [replace(r, status=_USED, at=at, type=kind or r.type, macs=known or r.macs) for r in mine]
 
@@ -263,9 +273,9 @@ def _held(reservations: list[Reservation], read_at: datetime | None = None) -> H
     """What the lines hold; a VMID only until the caller's reading of the cluster shows it."""
     now = datetime.now(UTC)
     new = [r for r in reservations if r.status == _USED and r.since >= (read_at or now)]
-    with_address = [(IPv4Address(r.address), r) for r in reservations if r.address]
+    with_address = [(ip_address(r.address), r) for r in reservations if r.address]
     resting = [(address, r) for address, r in with_address if r.status == _QUARANTINED]
-    departed: dict[IPv4Address, frozenset[str]] = {}
+    departed: dict[Address, frozenset[str]] = {}
     for address, line in resting:
         departed[address] = departed.get(address, frozenset()) | {mac.lower() for mac in line.macs}
     return Held(
@@ -276,8 +286,8 @@ def _held(reservations: list[Reservation], read_at: datetime | None = None) -> H
     )
 
 
-def _quarantined(lines: Iterable[tuple[IPv4Address, Reservation]]) -> dict[IPv4Address, Quarantined]:
-    found: dict[IPv4Address, Quarantined] = {}
+def _quarantined(lines: Iterable[tuple[Address, Reservation]]) -> dict[Address, Quarantined]:
+    found: dict[Address, Quarantined] = {}
     for address, line in lines:
         known = found.get(address, Quarantined(frozenset(), line.rests_until))
         found[address] = Quarantined(known.names | {line.name}, max(known.until, line.rests_until))

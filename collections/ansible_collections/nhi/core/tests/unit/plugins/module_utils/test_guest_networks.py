@@ -141,22 +141,22 @@ def test_no_interface_takes_the_address_of_another_guest(lab: GuestLab) -> None:
     with pytest.raises(PreflightError, match=r"belongs to LXC 120 web.*choose another networks\[1\].ip"):
         lab.run({"name": "new", "template": "debian-12", "networks": taken})
     lab.pve.add(121, "old", net0="name=eth0,bridge=vmbr0,ip=dhcp")
-    with pytest.raises(PreflightError, match=r"choose another networks\[1\].ip for LXC 121 old"):
+    with pytest.raises(PreflightError, match=r"belongs to LXC 120 web.*choose another networks\[1\].ip"):
         lab.run({"name": "old", "networks": taken})
     assert lab.pve.writes() == []
 
 
 def test_no_interface_takes_the_ipv6_address_of_another_guest(lab: GuestLab) -> None:
-    lab.pve.add(120, "web", "qemu", net1="virtio,bridge=vmbr0", ipconfig1="ip6=FD00:0::9/64")
-    taken = [{}, {"ip6": "fd00::9/64"}]
-    with pytest.raises(PreflightError, match=r"fd00::9 belongs to VM 120 web on pve: choose another networks\[1\].ip6"):
+    lab.pve.add(120, "web", "qemu", net1="virtio,bridge=vmbr0", ipconfig1="ip6=2001:DB8:0::9/64")
+    taken = [{}, {"ip6": "2001:db8::9/64"}]
+    with pytest.raises(PreflightError, match=r"2001:db8::9 belongs to VM 120 web on pve: .*networks\[1\].ip6"):
         lab.run({"name": "new", "template": "debian-12", "networks": taken})
     lab.pve.add(121, "old", net0="name=eth0,bridge=vmbr0,ip=dhcp")
-    with pytest.raises(PreflightError, match=r"fd00::9 belongs to VM 120 web on pve"):
+    with pytest.raises(PreflightError, match=r"2001:db8::9 belongs to VM 120 web on pve"):
         lab.run({"name": "old", "networks": taken})
     assert lab.pve.writes() == []
-    lab.run({"name": "old", "networks": [{}, {"ip6": "fd00::10/64"}]})
-    assert not lab.run({"name": "old", "networks": [{}, {"ip6": "fd00::10/64"}]}).plan.changed
+    lab.run({"name": "old", "networks": [{}, {"ip6": "2001:db8::10/64"}]})
+    assert not lab.run({"name": "old", "networks": [{}, {"ip6": "2001:db8::10/64"}]}).plan.changed
 
 
 @pytest.mark.parametrize("option", ["network", "networks"])

@@ -126,7 +126,7 @@ def test_the_address_is_probed_once_although_it_is_foreseen_first(
 ) -> None:
     asked = []
     monkeypatch.setattr(
-        "ansible_collections.nhi.core.plugins.module_utils.guest_site.is_used",
+        "ansible_collections.nhi.core.plugins.module_utils.guest_address_choice.is_used",
         lambda address, *_departed, patience: asked.append(str(address)),
     )
     lab.run(REDIS)
