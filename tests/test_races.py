@@ -204,6 +204,31 @@ def test_two_hundred_creates_at_once(operator: Operator) -> None:
     assert_state_is_true(operator, found)
 
 
+BACK = {"range": "127.86.68.5-127.86.68.250", "prefix": 24}
+
+
+def test_two_addresses_for_each_of_many_guests_at_once(operator: Operator) -> None:
+    """Half of the guests are made with both interfaces, half get the second one later, all at the same time."""
+    options = {k: v for k, v in SMALL.items() if k != "network"}
+    old = [f"old-{n}" for n in range(8)]
+    for name in old:
+        assert create(endpoint(operator.lab), operator.state_dir, name) is None
+    both = [NETWORK, BACK]
+
+    def run(name: str) -> dict[str, Any]:
+        made = {} if name in old else {"state": "present", **options}
+        return operator.module("nhi_vm", name=name, networks=both, **made)
+
+    with ThreadPoolExecutor(16) as threads:
+        results = list(threads.map(run, [*old, *(f"new-{n}" for n in range(8))]))
+    assert [r["msg"] for r in results if r.get("failed")] == []
+    addresses = [net["ip"].partition("/")[0] for r in results for net in r["vm"]["networks"]]
+    assert len(set(addresses)) == len(addresses) == 32
+    lines = json.loads((operator.state_dir / "reservations.json").read_text())["reservations"]
+    assert sorted(line["address"] for line in lines) == sorted(addresses)
+    assert {line["status"] for line in lines} == {"used"}
+
+
 # What is held while tasks run
 
 

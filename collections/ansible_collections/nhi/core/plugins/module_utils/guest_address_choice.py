@@ -29,6 +29,7 @@ class Addressee:
     name: str
     vmid: int | None = None
     macs: frozenset[str] = frozenset()
+    keeps: frozenset[Address] = frozenset()  # of interfaces that nothing is chosen for
 
     def has(self, owner: str, *, held: bool) -> bool:
         """Whether an owner, as the ledger or the taken addresses name it, is this guest."""
@@ -116,8 +117,8 @@ class AddressChooser:
     def _may_have(self, held: Held, given: Given, address: Address, option: str) -> bool:
         """Whether the guest can have an address that was asked for."""
         owner, name = self._owner(held, address), self._guest.name
-        if owner or address in given.all:
-            text = owner or "is asked for by two interfaces"
+        if owner or address in given.all or address in self._guest.keeps:
+            text = owner or "would be the address of two interfaces"
             given.problems.append(f"{address} {text}: {_alternative(address, option)}")
             return False
         before = held.quarantined.get(address)
@@ -137,7 +138,7 @@ class AddressChooser:
 
     def _next(self, pool: AddressPool, held: Held, given: Given, hint: int | None) -> IPv4Address:
         taken = {a for a in self._taken.owners.keys() | held.addresses.keys() if self._owner(held, a)}
-        taken |= {a for a, in_use in self._in_use.items() if in_use} | set(given.all)
+        taken |= {a for a, in_use in self._in_use.items() if in_use} | set(given.all) | self._guest.keeps
         own = {a for a, q in held.quarantined.items() if self._guest.name in q.names}
         free = sorted(a for a in own - taken if isinstance(a, IPv4Address))
         for address in free:

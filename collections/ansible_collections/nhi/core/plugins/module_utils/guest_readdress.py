@@ -11,6 +11,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
+from .addresses import Address
 from .errors import NHIError
 from .guest import CONFIGURE, Check, Found, GuestPlan
 from .guest_address_choice import AddressChooser, Addressee, Given
@@ -36,7 +37,7 @@ class Readdressing:
             others = Cluster([r for r in cluster.rows if r.get("vmid") != found.vmid], cluster.read_at)
             taken = taken_addresses(api, others, ledger.directory)
         self._gone, self._warnings = taken.gone, taken.warnings
-        guest = Addressee(found.name, found.vmid, frozenset(guest_macs(found)))
+        guest = Addressee(found.name, found.vmid, frozenset(guest_macs(found)), _kept(found, new))
         self._chooser = AddressChooser(guest, new, taken)
         self._given = Given()
         if new:
@@ -107,6 +108,15 @@ def new_addresses(wanted: Wanted, found: Found) -> dict[int, WantedNetwork]:
         if ip is not None or ip6 is not None:
             new[number] = WantedNetwork(ip=ip, pool=wish.pool, ip6=ip6, label=wish.label)
     return new
+
+
+def _kept(found: Found, new: Mapping[int, WantedNetwork]) -> frozenset[Address]:
+    """The addresses that the guest has and keeps."""
+    four, six = numbered_addresses(found.type, found.config)
+    none = WantedNetwork()
+    kept: set[Address] = {address for number, address in four.items() if new.get(number, none).ip is None}
+    kept |= {address for number, address in six.items() if new.get(number, none).ip6 is None}
+    return frozenset(kept)
 
 
 def _hears_of_addresses(found: Found) -> bool:
