@@ -247,8 +247,8 @@ class GuestManager:
         taken = TakenAddresses()
         if any(n.wants_fixed for n in self._wanted.networks):
             taken = taken_addresses(self._api, cluster, self._settings.state_dir)
-        allocator = Allocator(self._api, self._wanted, cluster, taken)
-        choice, checks = allocator.foresee(self._reservations.peek(taken.gone))
+        allocator = Allocator(self._api, self._wanted, cluster, taken, site.room)
+        choice, checks = allocator.foresee(self._reservations.peek(taken.gone, cluster.read_at))
         site.checks += checks
         plan = self._creation_plan(site, allocator, choice, taken)
         if self._settings.check_mode:

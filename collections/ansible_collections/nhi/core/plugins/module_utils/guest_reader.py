@@ -259,10 +259,14 @@ def template_volumes(api: Api, node: str, rows: Iterable[Row]) -> list[str]:
     return found
 
 
-def promised_bytes(api: Api, node: str, storage: str) -> int:
-    """The sizes of all guests' disks on a storage, as far as this token may see them."""
-    rows = api.get(("nodes", node, "storage", storage, "content"))
-    return sum(int(r.get("size") or 0) for r in rows if r.get("content") in ("images", "rootdir"))
+def disks_on(api: Api, node: str, storage: str) -> dict[int, int]:
+    """Bytes of the disks on a storage by the VMID of their guest, as far as this token may see them."""
+    found: dict[int, int] = {}
+    for row in api.get(("nodes", node, "storage", storage, "content")):
+        if row.get("content") in ("images", "rootdir"):
+            vmid = int(row.get("vmid") or 0)
+            found[vmid] = found.get(vmid, 0) + int(row.get("size") or 0)
+    return found
 
 
 def bridges(api: Api, node: str) -> list[Row]:

@@ -17,12 +17,14 @@ from .guest_archive import Archive
 from .guest_backup import Backup
 from .guest_backup_manager import BackupOutcome, BackupRun
 from .guest_backup_reader import checked_site, find_backup, read_archive
+from .guest_capacity import Ask
 from .guest_config import Placement, fixed_address
 from .guest_identity import Identity
 from .guest_privileges import check_privileges, restore_needs
 from .guest_reader import Api, Cluster, configured_addresses, find_guest, read_cluster, read_guest
 from .guest_record import guests_of
 from .guest_restore import RestoreWish, is_restored_from, plan_beside, plan_replace
+from .guest_room import Room
 from .guest_site import Allocator
 from .guest_spec import Wanted
 from .guest_wait import Patience
@@ -98,7 +100,9 @@ class RestoreManager:
 
     def _beside(self, cluster: Cluster, node: str, backup: Backup, archive: Archive) -> BackupOutcome:
         checks = checked_site(self._api, node, archive, self._wish.storage)
-        allocator = Allocator(self._api, self._wanted, cluster, TakenAddresses())
+        # It is not started, so that it takes disks only: others that look for room have to know.
+        room = Room(Ask(node, disks_gib=archive.space(self._wish.storage)))
+        allocator = Allocator(self._api, self._wanted, cluster, TakenAddresses(), room)
         choice, more = allocator.foresee(self._reservations.peek())
         checks += more
         plan = self._plan_beside(backup, archive, node, choice.vmid)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Interface
@@ -16,7 +16,7 @@ from .errors import AllocationError, PreflightError
 from .guest import Check
 from .guest_address_choice import AddressChooser, Addressee, Given
 from .guest_addresses import TakenAddresses
-from .guest_capacity import Overcommit, check_cpu, check_disk, check_memory, is_thin
+from .guest_capacity import Ask, Overcommit
 from .guest_clone import CloneSource, choose_clone_node, clone_problems, clone_warnings, read_source
 from .guest_config import DEFAULT_DISK_GIB, Placement, memory_mib, root_disk
 from .guest_drift import volume_text
@@ -28,11 +28,11 @@ from .guest_reader import (
     Cluster,
     Row,
     bridges,
-    promised_bytes,
     storages,
     template_volumes,
     vmid_is_free,
 )
+from .guest_room import Room, read_spaces
 from .guest_spec import DEFAULT_BRIDGE, LXC, Wanted
 from .reservations import Choice, Held
 
@@ -50,6 +50,7 @@ class Site:
     source: CloneSource | None = None
     snapname: str | None = None
     full: bool = True
+    room: Room | None = None
     checks: list[Check] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -74,13 +75,6 @@ def choose_site(api: Api, cluster: Cluster, wanted: Wanted, limits: Overcommit) 
     survey = _Survey(api, cluster, wanted, limits)
     survey.look()
     return survey.site
-
-
-def room_on(api: Api, rows: Iterable[Row], node: str, name: str, gib: float, limits: Overcommit) -> Check:
-    """Whether a storage of the node has room for so much more."""
-    storage = next((r for r in rows if r.get("storage") == name), {"storage": name})
-    promised = promised_bytes(api, node, name) if is_thin(storage) and limits.disk else 0
-    return check_disk(storage, node, gib, promised, limits.disk)
 
 
 class _Survey:
@@ -156,18 +150,20 @@ class _Survey:
     def _look_for_room(self, node: str) -> None:
         wanted, source = self._wanted, self.site.source
         config = source.config if source else {}
-        rows, limits = self._cluster.rows, self._limits
-        memory = wanted.memory_mib or memory_mib(config)
-        self.site.checks.append(check_memory(rows, node, memory, limits.memory))
-        cores = wanted.cores or int(config.get("cores") or 1)
-        self.site.checks.append(check_cpu(rows, node, cores, limits.cpu))
         if source and not wanted.storage and self.site.full:
             disk = root_disk(config, source.kind)
             name = str(config.get(disk[0]) or "").partition(":")[0]
             self._space[name] = max(disk[1] or 0.0, wanted.disk_gib or 0.0)
+        ask = Ask(
+            node,
+            wanted.memory_mib or memory_mib(config),
+            wanted.cores or int(config.get("cores") or 1),
+            dict(sorted(self._space.items())),
+            runs=wanted.state == "started",
+        )
         found = storages(self._api, node) if self._space else []
-        for name, gib in sorted(self._space.items()):
-            self.site.checks.append(room_on(self._api, found, node, name, gib, limits))
+        spaces = read_spaces(self._api, found, node, ask.disks_gib)
+        self.site.room = Room(ask, self._cluster.rows, spaces, self._limits)
 
     def _look_at_source(self) -> str | None:
         """The guest to clone, and the node and storage where its clone can go."""
@@ -204,9 +200,12 @@ class _Survey:
 class Allocator:
     """Settles on a VMID and an address, going on to the next whenever one proves to be taken."""
 
-    def __init__(self, api: Api, wanted: Wanted, cluster: Cluster, taken: TakenAddresses) -> None:
+    def __init__(
+        self, api: Api, wanted: Wanted, cluster: Cluster, taken: TakenAddresses, room: Room | None = None
+    ) -> None:
         self._api = api
         self._wanted = wanted
+        self._room = room
         self._addresses = AddressChooser(Addressee(wanted.name), dict(enumerate(wanted.networks)), taken)
         self._owners = {int(r["vmid"]): str(r.get("name") or "a guest without a name yet") for r in cluster.guests}
 
@@ -214,7 +213,8 @@ class Allocator:
         """What would be chosen, with nothing written anywhere; VMID 0 is one that could not be found."""
         vmid, checks = self._foresee_vmid(held)
         given, more = self._addresses.foresee(held, vmid)
-        return Choice(vmid, given.four, given.six), [*checks, *more]
+        room = self._room.checks(held.asked) if self._room else []
+        return Choice(vmid, given.four, given.six), [*checks, *more, *room]
 
     def _foresee_vmid(self, held: Held) -> tuple[int, list[Check]]:
         wish = self._wanted.vmid
@@ -259,7 +259,13 @@ class Allocator:
     def _choose(self, held: Held) -> Choice:
         vmid = self._choose_vmid(held)
         given = self._addresses.choose(held, vmid)
-        return Choice(vmid, given.four, given.six)
+        if self._room is None:
+            return Choice(vmid, given.four, given.six)
+        # Others may have reserved room since this run looked.
+        lacking = [c.message for c in self._room.checks(held.asked) if not c.passed]
+        if lacking:
+            raise PreflightError("; ".join(lacking))
+        return Choice(vmid, given.four, given.six, self._room.ask)
 
     def _choose_vmid(self, held: Held) -> int:
         wish = self._wanted.vmid

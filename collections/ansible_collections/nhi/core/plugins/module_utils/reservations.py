@@ -24,6 +24,7 @@ from typing import Any
 from .addresses import Address
 from .errors import NHIError, PreflightError, StateError
 from .files import discard, explain, read_if_exists, sync_directory, write_new
+from .guest_capacity import Ask, Asked
 from .journal import path_of
 from .lock import Holder, infrastructure_lock
 
@@ -34,6 +35,8 @@ _VERSION = 3
 _KEPT = timedelta(hours=1)
 _RESERVED, _USED, _QUARANTINED = "reserved", "used", "quarantined"
 _LOCK_SECONDS = 60.0
+# The cluster tells what a guest has and whether it runs up to ten seconds late.
+_LAG = timedelta(seconds=20)
 
 
 class AppearedMeanwhileError(NHIError):
@@ -42,11 +45,12 @@ class AppearedMeanwhileError(NHIError):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a run settled on: a VMID, and fixed addresses by the number of their interface."""
+    """What a run settled on: a VMID, fixed addresses by the number of their interface, and what the guest takes."""
 
     vmid: int
     addresses: Mapping[int, IPv4Address] = field(default_factory=dict)
     six: Mapping[int, IPv6Address] = field(default_factory=dict)
+    ask: Ask | None = None  # None: a guest that is there takes no more than it has
 
     @property
     def all_addresses(self) -> list[Address]:
@@ -68,6 +72,7 @@ class Reservation:
     type: str | None = None
     macs: list[str] = field(default_factory=list)
     until: str | None = None
+    ask: dict[str, Any] | None = None
 
     @property
     def since(self) -> datetime:
@@ -100,13 +105,15 @@ class Quarantined:
 class Held:
     """VMIDs and addresses that others hold, with who holds them.
 
-    ``departed`` has the MACs that lately had an address and are gone: neighbours may remember them still.
+    ``departed`` has the MACs that lately had an address and are gone: neighbours may remember them still. ``asked`` has
+    the guests by VMID that were not there, or not seen whole, when the cluster was read.
     """
 
     vmids: dict[int, str]
     addresses: dict[Address, str]
     quarantined: dict[Address, Quarantined] = field(default_factory=dict)
     departed: dict[Address, frozenset[str]] = field(default_factory=dict)
+    asked: dict[int, Asked] = field(default_factory=dict)
 
 
 class Reservations:
@@ -117,9 +124,9 @@ class Reservations:
         self._path = directory / FILE_NAME
         self._quarantine = timedelta(seconds=quarantine_seconds)
 
-    def peek(self, gone: Collection[str] = ()) -> Held:
+    def peek(self, gone: Collection[str] = (), read_at: datetime | None = None) -> Held:
         """What is held right now, for a check run: takes no lock and writes nothing."""
-        return _held(self._freed(self._read(), lambda r: r.operation in gone))
+        return _held(self._freed(self._read(), lambda r: r.operation in gone), read_at)
 
     def used(self) -> list[Reservation]:
         """Lines of guests that were made and have an address, to be compared with what is there."""
@@ -146,9 +153,11 @@ class Reservations:
             others = self._freed(others, lambda r: r.operation in gone and r.since < read_at)
             choice = choose(_held(others, read_at))
             holder = asdict(Holder.me(operation))
+            ask = asdict(choice.ask) if choice.ask else None
             addresses: list[str | None] = [*map(str, choice.all_addresses)] or [None]
             mine = [
-                Reservation(operation, name, choice.vmid, address, _RESERVED, _now(), holder) for address in addresses
+                Reservation(operation, name, choice.vmid, address, _RESERVED, _now(), holder, ask=ask)
+                for address in addresses
             ]
             self._write([*others, *mine])
         return choice
@@ -283,7 +292,13 @@ def _held(reservations: list[Reservation], read_at: datetime | None = None) -> H
         {address: r.name for address, r in with_address if r.status != _QUARANTINED},
         _quarantined((address, r) for address, r in resting if r.rests_until > now),
         departed,
+        {r.vmid: Asked(r.name, Ask(**r.ask)) for r in reservations if r.ask and _is_asked(r, read_at or now)},
     )
+
+
+def _is_asked(line: Reservation, read_at: datetime) -> bool:
+    """Whether what the guest takes was not to be seen whole when the cluster was read."""
+    return line.status == _RESERVED or (line.status == _USED and line.since >= read_at - _LAG)
 
 
 def _quarantined(lines: Iterable[tuple[Address, Reservation]]) -> dict[Address, Quarantined]:

@@ -291,6 +291,8 @@ options:
     description:
       - How many times a node's memory the guests that run on it may be given together, counting the guest that is
         created, started or enlarged. V(0) is no limit.
+      - A guest that is created is counted together with those that other runs with the same O(state_dir) are making,
+        here and for cores and disks.
     type: float
     default: 1.5
   max_cpu_overcommit:
