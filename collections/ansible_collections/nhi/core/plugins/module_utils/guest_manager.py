@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import AlreadyExistsError, GuestReplacedError, NHIError, PreflightError, ProxmoxError
 from .graph import DependencyGraph
-from .guest import DESTROY, STOP, Check, Found, GuestPlan, Impact, assess_impact, guest_facts
+from .guest import DESTROY, STOP, UNPLANNED, Check, Found, GuestPlan, Impact, assess_impact, guest_facts
 from .guest_addresses import TakenAddresses, fixed_addresses, guest_macs, taken_addresses
 from .guest_apply import GuestChange
 from .guest_capacity import Overcommit
@@ -131,14 +131,14 @@ class GuestManager:
         if wanted.creates and check.name != "exists":
             return self._create(cluster, check)
         if not check.passed:
-            return self._shown(GuestPlan(checks=[check], idle="Nothing can be planned."))
+            return self._shown(GuestPlan(checks=[check], idle=UNPLANNED))
         if wanted.state == "absent":
             idle = f"No guest that this token may see is called {wanted.name}: nothing to do."
             return Outcome(GuestPlan(idle=idle), None, self._operation)
         if not wanted.creates:
             text = f"{wanted.name} does not exist and can not be {wanted.state}: create it with state: started"
             check = Check("exists", passed=False, message=text)
-            return self._shown(GuestPlan(checks=[check], idle="Nothing can be planned."))
+            return self._shown(GuestPlan(checks=[check], idle=UNPLANNED))
         return self._create(cluster, check)
 
     def _shown(self, plan: GuestPlan, vm: dict[str, Any] | None = None) -> Outcome:

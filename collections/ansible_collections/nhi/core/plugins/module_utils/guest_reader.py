@@ -136,16 +136,8 @@ def look_up(cluster: Cluster, wanted: Named) -> tuple[Row | None, Check]:
     return meant, Check("exists", passed=True, message=text)
 
 
-def find_guest(api: Api, cluster: Cluster, wanted: Named) -> Found | None:
-    """The one guest that is meant, read now; PreflightError when that is not certain."""
-    found, check = look_up_guest(api, cluster, wanted)
-    if not check.passed:
-        raise PreflightError(check.message)
-    return found
-
-
 def look_up_guest(api: Api, cluster: Cluster, wanted: Named) -> tuple[Found | None, Check]:
-    """The same, read now: the name in a row may be that of the last guest with this VMID."""
+    """The guest that is meant, read now: the name in a row may be that of the last guest with this VMID."""
     read: dict[int, Found] = {}
     rows: list[Row] = []
     for row in cluster.rows:
