@@ -12,7 +12,7 @@ from ipaddress import IPv4Interface
 from typing import Any, TypeVar
 
 from .allocation import next_vmid
-from .errors import AllocationError, PreflightError
+from .errors import AllocationError, PreflightError, ProxmoxError
 from .guest import Check
 from .guest_address_choice import AddressChooser, Addressee, Given
 from .guest_addresses import TakenAddresses
@@ -21,7 +21,7 @@ from .guest_clone import CloneSource, choose_clone_node, clone_problems, clone_w
 from .guest_config import DEFAULT_DISK_GIB, Placement, memory_mib, root_disk
 from .guest_drift import volume_text
 from .guest_extras import NESTING, check_features
-from .guest_nodes import fitting_nodes
+from .guest_nodes import fitting_nodes, without_node
 from .guest_placement import check_bridge, check_pool, choose_node, choose_storage, choose_template
 from .guest_reader import (
     Api,
@@ -84,6 +84,8 @@ class _Survey:
         self.site = Site()
         self._api, self._cluster, self._wanted, self._limits = api, cluster, wanted, limits
         self._space: dict[str, float] = {}  # GiB asked of each storage
+        self._storages: dict[str, list[Row]] = {}  # read already, by node
+        self._templates: dict[str, list[str]] = {}
 
     def look(self) -> None:
         wanted = self._wanted
@@ -107,19 +109,55 @@ class _Survey:
         """A node, and on it what a guest is made from that is no clone."""
         wanted, kind = self._wanted, self.site.kind
         self._check("options", lambda: self._possible(kind))
-        node = self._check("node", lambda: choose_node(self._candidates(), wanted.node))
+        node = self._check("node", self._choose_node)
         if node is None:
             return None
         self.site.node = node
-        rows, disk = storages(self._api, node), wanted.disk_gib or DEFAULT_DISK_GIB
+        rows, disk = self._storages_of(node), wanted.disk_gib or DEFAULT_DISK_GIB
         content = "rootdir" if kind == LXC else "images"
         storage = self._look_for_storage(rows, wanted.storage, content, disk, node)
         self.site.storage = storage
         self._look_at_volumes(rows, storage, content, node)
         if kind == LXC:
-            volumes = template_volumes(self._api, node, rows)
+            volumes = self._templates_of(node)
             self.site.template = self._check("template", lambda: choose_template(volumes, wanted.template, node))
         return node
+
+    def _choose_node(self) -> str:
+        """The wanted node, or the best one; the best that has the template where only its name was given."""
+        wanted, candidates = self._wanted, self._candidates()
+        best = choose_node(candidates, wanted.node)
+        if wanted.node is not None or self.site.kind != LXC or not wanted.template or ":" in wanted.template:
+            return best
+        node = best
+        while not self._has_template(node, wanted.template, must_answer=node == best):
+            candidates = without_node(candidates, node)
+            try:
+                node = choose_node(candidates, None)
+            except PreflightError:
+                return best  # no node has it, which is said of this one
+        return node
+
+    def _has_template(self, node: str, template: str, *, must_answer: bool) -> bool:
+        try:
+            choose_template(self._templates_of(node), template, node)
+        except PreflightError:
+            return False
+        except ProxmoxError:
+            if must_answer:
+                raise
+            return False
+        return True
+
+    def _storages_of(self, node: str) -> list[Row]:
+        if node not in self._storages:
+            self._storages[node] = storages(self._api, node)
+        return self._storages[node]
+
+    def _templates_of(self, node: str) -> list[str]:
+        if node not in self._templates:
+            self._templates[node] = template_volumes(self._api, node, self._storages_of(node))
+        return self._templates[node]
 
     def _possible(self, kind: str) -> str:
         """Refuse what this kind of guest does not have, and what no token may give it."""
@@ -161,7 +199,7 @@ class _Survey:
             dict(sorted(self._space.items())),
             runs=wanted.state == "started",
         )
-        found = storages(self._api, node) if self._space else []
+        found = self._storages_of(node) if self._space else []
         spaces = read_spaces(self._api, found, node, ask.disks_gib)
         self.site.room = Room(ask, self._cluster.rows, spaces, self._limits)
 
@@ -182,7 +220,7 @@ class _Survey:
             if wanted.storage:
                 disk = wanted.disk_gib or round(root_disk(source.config, source.kind)[1] or DEFAULT_DISK_GIB)
                 content = "rootdir" if source.kind == LXC else "images"
-                found = storages(self._api, node)
+                found = self._storages_of(node)
                 self.site.storage = self._look_for_storage(found, wanted.storage, content, disk, node)
         return node
 

@@ -104,7 +104,7 @@ options:
   node:
     description:
       - Node of the guest. If not specified, a new guest goes to the online node with the most free memory of those
-        that have O(storage) and the storage that O(template) names.
+        that have O(storage), and O(template) or the storage that it names.
       - Guests are never migrated.
     type: str
   cores:
