@@ -146,6 +146,8 @@ def test_a_guest_that_is_swapped_while_it_shuts_down_is_not_destroyed(shared_lab
     message = failure(guest.vm(state="absent", confirm=guest.name))
     assert "is another guest than this run looked at: " in message
     assert "DELETE" not in {r["method"] for r in itertools.islice(shared_lab.lab.writes(), before, None)}
+    again = guest.refused(lambda: guest.vm(state="absent", confirm=guest.name))
+    assert "is not the guest that the state of" in again, "the newcomer entered the state without anybody looking"
 
 
 def test_a_swapped_guest_is_neither_rolled_back_nor_replaced(shared_lab: Operator, guest: Guest) -> None:

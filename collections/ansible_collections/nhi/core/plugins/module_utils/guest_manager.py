@@ -17,6 +17,7 @@ from .graph import DependencyGraph
 from .guest import DESTROY, STOP, UNPLANNED, Check, Found, GuestPlan, Impact, assess_impact, guest_facts
 from .guest_addresses import TakenAddresses, fixed_addresses, guest_macs, taken_addresses
 from .guest_apply import GuestChange
+from .guest_bystanders import own_guests
 from .guest_capacity import Overcommit
 from .guest_config import restart_words
 from .guest_growth import check_growth
@@ -108,8 +109,11 @@ class GuestManager:
         rescan, name = self._settings.rescan, self._wanted.name
         if rescan is None or self._settings.check_mode:
             return
-        vmids = guests_of(self._journal.entries)
-        names = {name} if self._looked and not vmids and not rescan.shows(name, self._found) else set()
+        begun = guests_of(self._journal.entries)
+        vmids = own_guests(self._api, self._operation, self._journal.entries)
+        if not self._looked and self._found is not None:
+            vmids.discard(self._found.vmid)
+        names = {name} if self._looked and not begun and not rescan.shows(name, self._found) else set()
         for text in rescan(self._api, vmids, names):
             self._settings.tell(text)
 

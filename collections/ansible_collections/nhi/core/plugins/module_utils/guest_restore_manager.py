@@ -17,13 +17,13 @@ from .guest_archive import Archive
 from .guest_backup import Backup
 from .guest_backup_manager import BackupOutcome, BackupRun
 from .guest_backup_reader import checked_site, find_backup, read_archive
+from .guest_bystanders import own_guests
 from .guest_capacity import Ask
 from .guest_checks import check_unlocked, check_unprotected
 from .guest_config import Placement, fixed_address
 from .guest_identity import Identity
 from .guest_privileges import check_privileges, restore_needs
 from .guest_reader import Api, Cluster, configured_addresses, look_up_guest, read_cluster, read_guest
-from .guest_record import guests_of
 from .guest_restore import RestoreWish, is_restored_from, plan_beside, plan_replace
 from .guest_room import Room
 from .guest_site import Allocator
@@ -56,7 +56,7 @@ class RestoreManager:
             finally:
                 self._interrupts.mute()
                 self._journal.close()
-                self._run.keep_state(self._api, guests_of(self._journal.entries))
+                self._run.keep_state(self._api, own_guests(self._api, self._operation, self._journal.entries))
 
     def _look_and_act(self) -> BackupOutcome:
         cluster, guards = read_cluster(self._api), self._run.guards
