@@ -47,7 +47,8 @@ GRANTS: dict[str, tuple[tuple[str, str], ...]] = {
 def roles(pve_version: int) -> dict[str, set[str]]:
     """Least privilege that works: read; read and run; make guests in one pool; all of it for the demo."""
     read = _READ | ({"VM.GuestAgent.Audit"} if pve_version >= 9 else {"VM.Monitor"})
-    create = read | _OPERATE | _CREATE
+    # Before 9 VM.Monitor is enough to read a file too.
+    create = read | _OPERATE | _CREATE | ({"VM.GuestAgent.FileRead"} if pve_version >= 9 else set())
     return {
         "NHIReader": read,
         "NHIOperator": read | _OPERATE,

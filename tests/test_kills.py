@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 NETWORK = {"range": "127.86.14.105-127.86.14.199", "prefix": 24, "gateway": "127.86.14.1"}
 SUBJECT, ANCHOR, TEMPLATE, OTHER = "subject", "anchor", 900, 150
+GUARDED, GUARDED_TEMPLATE = "guarded", 901
 CREATE = {
     "name": SUBJECT, "state": "started", "template": "debian-12", "cores": 1, "memory": 256, "disk": 2,
     "vmid": OTHER, "storage": "local-lvm", "network": NETWORK, "tags": ["svc-redis"], "protection": True,
@@ -86,6 +87,17 @@ CHANGES = {
         lambda _: {**{k: v for k, v in PLAIN.items() if k != "template"}, "clone": ANCHOR, "disk": 5},
         moments=18,
     ),
+    # What is copied is protected, and so is the copy until it is configured.
+    "clone a protected container": Change(
+        "nhi_vm",
+        lambda _: {**{k: v for k, v in PLAIN.items() if k != "template"}, "clone": GUARDED},
+        moments=14,
+    ),
+    "clone a protected machine": Change(
+        "nhi_vm",
+        lambda _: {**PLAIN, "type": "qemu", "template": str(GUARDED_TEMPLATE), "disk": 3, "wait": False},
+        moments=14,
+    ),
     "change a configuration and restart": Change(
         "nhi_vm",
         lambda _: {"name": SUBJECT, "state": "restarted", "memory": 512, "description": "Bigger.", "onboot": True},
@@ -132,14 +144,20 @@ def lab(shared_lab: Operator) -> Operator:
         shared_lab
     )
     made({"name": "blank", "type": "qemu", "vmid": TEMPLATE, "disk": 3, "network": {"ip": "dhcp"}})(shared_lab)
-    convert(shared_lab)
+    convert(shared_lab, TEMPLATE)
+    guarded = {"disk": 2, "protection": True}
+    made({"name": GUARDED, "template": "debian-12", "vmid": 198, "network": {"ip": "127.86.14.8/24"}, **guarded})(
+        shared_lab
+    )
+    made({"name": "model", "type": "qemu", "vmid": GUARDED_TEMPLATE, "network": {"ip": "dhcp"}, **guarded})(shared_lab)
+    convert(shared_lab, GUARDED_TEMPLATE)
     return shared_lab
 
 
-def convert(operator: Operator) -> None:
-    """Make the blank machine a template."""
+def convert(operator: Operator, vmid: int) -> None:
+    """Make a machine a template."""
     with client(operator) as api:
-        api.wait_task(api.post(("nodes", "pve", "qemu", str(TEMPLATE), "template")), 10)
+        api.wait_task(api.post(("nodes", "pve", "qemu", str(vmid), "template")), 10)
 
 
 def client(operator: Operator) -> ProxmoxClient:

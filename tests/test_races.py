@@ -28,6 +28,7 @@ from .conftest import Lab, Operator, tool
 
 pytestmark = pytest.mark.slow
 
+GIB = 1 << 30
 NETWORK = {"range": "127.86.67.5-127.86.67.250", "prefix": 24, "gateway": "127.86.67.1"}
 SMALL: dict[str, Any] = {
     "template": "debian-12", "storage": "local-lvm", "cores": 1, "memory": 64, "disk": 1, "network": NETWORK,
@@ -203,6 +204,64 @@ def test_two_hundred_creates_at_once(operator: Operator) -> None:
     assert len(found) == 200
     assert_nothing_is_given_twice(found)
     assert_state_is_true(operator, found)
+
+
+@pytest.mark.parametrize("what", ["memory", "disk"])
+def test_exactly_as_many_as_fit_when_many_are_made_at_once(operator: Operator, what: str) -> None:
+    """Each of sixteen runs would fit alone, and five of them fit together."""
+    many, fit, each = 16, 5, 1
+    with ProxmoxClient(endpoint(operator.lab)) as client:
+        rows = client.get("/cluster/resources")
+        disks = [d for d in client.get("/nodes/pve/storage/local-lvm/content") if d["content"] != "backup"]
+    node = next(r for r in rows if r["type"] == "node")
+    if what == "memory":
+        has, size = node["maxmem"] >> 20, SMALL["memory"]
+        before = sum(r["maxmem"] >> 20 for r in rows if r["type"] in ("lxc", "qemu") and r["status"] != "stopped")
+    else:
+        store = next(r for r in rows if r["type"] == "storage" and r["storage"] == "local-lvm")
+        has, size, before = store["maxdisk"] / GIB, each, sum(d["size"] for d in disks) / GIB
+    limit = (before + (fit + 0.5) * size) / has
+    # The slower a create is, the more of them are under way at once.
+    operator.lab.fault("set", "task-slow", "--task", "vzcreate", "--delay", "1")
+
+    def run(number: int) -> dict[str, Any]:
+        options = {**SMALL, "disk": each, f"max_{what}_overcommit": limit}
+        return operator.module("nhi_vm", name=f"guest-{number}", state="started", wait=False, **options)
+
+    with ThreadPoolExecutor(many) as threads:
+        results = list(threads.map(run, range(many)))
+    refused = [r["msg"] for r in results if r.get("failed")]
+    assert len(there_is(operator.lab)) == fit
+    assert len(refused) == many - fit
+    assert all("over" in text and f"raise max_{what}_overcommit" in text for text in refused), refused
+    ledger = json.loads((operator.state_dir / "reservations.json").read_text())["reservations"]
+    assert {line["status"] for line in ledger} == {"used"}, "a refused run holds nothing"
+    assert len(ledger) == fit
+
+
+BACK = {"range": "127.86.68.5-127.86.68.250", "prefix": 24}
+
+
+def test_two_addresses_for_each_of_many_guests_at_once(operator: Operator) -> None:
+    """Half of the guests are made with both interfaces, half get the second one later, all at the same time."""
+    options = {k: v for k, v in SMALL.items() if k != "network"}
+    old = [f"old-{n}" for n in range(8)]
+    for name in old:
+        assert create(endpoint(operator.lab), operator.state_dir, name) is None
+    both = [NETWORK, BACK]
+
+    def run(name: str) -> dict[str, Any]:
+        made = {} if name in old else {"state": "present", **options}
+        return operator.module("nhi_vm", name=name, networks=both, **made)
+
+    with ThreadPoolExecutor(16) as threads:
+        results = list(threads.map(run, [*old, *(f"new-{n}" for n in range(8))]))
+    assert [r["msg"] for r in results if r.get("failed")] == []
+    addresses = [net["ip"].partition("/")[0] for r in results for net in r["vm"]["networks"]]
+    assert len(set(addresses)) == len(addresses) == 32
+    lines = json.loads((operator.state_dir / "reservations.json").read_text())["reservations"]
+    assert sorted(line["address"] for line in lines) == sorted(addresses)
+    assert {line["status"] for line in lines} == {"used"}
 
 
 # What is held while tasks run

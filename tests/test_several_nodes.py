@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -85,17 +86,25 @@ def test_a_guest_stays_on_its_node_when_it_is_replaced_unless_another_one_is_nam
     assert do(operator, "nhi_vm", **wish, disk=2, node="pve3")["changed"] is False
 
 
-@pytest.fixture(scope="module")
-def shelf(operator: Operator) -> str:
-    """A storage that only pve3 has, with a template on it."""
+def as_root(operator: Operator, code: str) -> None:
+    """Run a line of Python on a client of the lab that may do everything."""
     root = json.loads((operator.lab.directory / "credentials.json").read_text())["root_password"]
     script = (
         "import proxmoxer, sys, warnings; warnings.simplefilter('ignore');"
-        f" proxmoxer.ProxmoxAPI('127.0.0.1', port={operator.lab.port}, user='root@pam', password=sys.argv[1],"
-        " verify_ssl=False).storage.post(storage='shelf', type='dir', path='/srv/shelf',"
-        " content='rootdir,images,vztmpl,backup', nodes='pve3')"
+        f" pve = proxmoxer.ProxmoxAPI('127.0.0.1', port={operator.lab.port}, user='root@pam', password=sys.argv[1],"
+        f" verify_ssl=False); {code}"
     )
     subprocess.run([sys.executable, "-c", script, root], check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def shelf(operator: Operator) -> str:
+    """A storage that only pve3 has, with a template on it."""
+    as_root(
+        operator,
+        "pve.storage.post(storage='shelf', type='dir', path='/srv/shelf', content='rootdir,images,vztmpl,backup',"
+        " nodes='pve3')",
+    )
     return "shelf"
 
 
@@ -130,6 +139,27 @@ class TestPlacement:
         assert container(operator, "from-shelf", template=template)["node"] == "pve3"
         words = refused(operator, "nhi_vm", name="x", state="started", template=template, node="pve2")
         assert f"template {template} does not exist on pve2" in words
+
+    def test_a_short_name_of_a_template_steers_the_choice_of_the_node(self, tmp_path: Path) -> None:
+        """Only pve2 has templates, and no node is better than another but for that."""
+        with running_lab(tmp_path / "lab", "--driver", "memory", "--no-lag", "--nodes", ",".join(NODES)) as lab:
+            apart = Operator(lab, tmp_path / "infrastructure")
+            apart.state_dir.mkdir()
+            as_root(
+                apart,
+                "[pve.storage(name).delete() for name in ('local', 'shared')];"
+                " pve.storage.post(storage='books', type='dir', path='/srv/books', content='vztmpl', nodes='pve2')",
+            )
+            wish = {"state": "started", "storage": "local-lvm", "disk": 1}
+            made = do(apart, "nhi_vm", name="shelved", template="debian-12", **wish)["vm"]
+            assert made["node"] == "pve2"
+            words = refused(apart, "nhi_vm", name="x", template="debian-12", node="pve3", **wish)
+            assert "template debian-12 does not exist on pve3" in words
+            words = refused(apart, "nhi_vm", name="x", template="plan9", **wish)
+            assert "template plan9 does not exist on pve;" in words
+            lab.fault("set", "node-offline", "--node", "pve2")
+            words = refused(apart, "nhi_vm", name="x", template="debian-12", **wish)
+            assert "template debian-12 does not exist on pve;" in words
 
     def test_a_vmid_is_one_for_all_nodes(self, operator: Operator) -> None:
         made = container(operator, "first", node="pve3")

@@ -52,7 +52,8 @@ def refused(shared_lab: Operator) -> Callable[..., dict[str, str]]:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[\d.]+", "0", text.replace("\\'", "'"))
+    """Without numbers, and without guests that were made so lately that not every reading shows them yet."""
+    return re.sub(r"[\d.]+", "0", re.sub(r" \(this counts guests [^)]*\)", "", text.replace("\\'", "'")))
 
 
 def as_token(operator: Operator, name: str) -> dict[str, str]:
@@ -145,6 +146,8 @@ def test_a_guest_that_is_swapped_while_it_shuts_down_is_not_destroyed(shared_lab
     message = failure(guest.vm(state="absent", confirm=guest.name))
     assert "is another guest than this run looked at: " in message
     assert "DELETE" not in {r["method"] for r in itertools.islice(shared_lab.lab.writes(), before, None)}
+    again = guest.refused(lambda: guest.vm(state="absent", confirm=guest.name))
+    assert "is not the guest that the state of" in again, "the newcomer entered the state without anybody looking"
 
 
 def test_a_swapped_guest_is_neither_rolled_back_nor_replaced(shared_lab: Operator, guest: Guest) -> None:

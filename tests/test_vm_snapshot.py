@@ -130,10 +130,15 @@ def test_what_can_not_be_meant_is_refused(guest: Kept) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"name": "nosuch"}, "nosuch does not exist"),
         ({"vmid": 999}, "on pve, not VMID 999"),
-        ({"snapshot": "current"}, "can not name a snapshot"),
         ({"vmstate": True}, "is a container"),
         ({"state": "rollback", "confirm": guest.name}, "its snapshots are none"),
     ]
     for options, words in cases:
-        for check in (True, False):
-            assert words in guest.refused(lambda o=options, c=check: guest.snapshot(**o, _check=c))  # type: ignore[misc]
+        assert words in guest.refused(lambda o=options: guest.snapshot(**o))  # type: ignore[misc]
+        shown = guest.snapshot(**options, _check=True)
+        failed = [c["message"] for c in shown["preflight"] if not c["passed"]]
+        assert len(failed) == 1
+        assert words in failed[0]
+    for check in (True, False):
+        words = guest.refused(lambda c=check: guest.snapshot(snapshot="current", _check=c))  # type: ignore[misc]
+        assert "can not name a snapshot" in words

@@ -90,8 +90,8 @@ def _copy(call: Call, source: Guest, new_id: int, node: str, pool: str) -> Guest
     snapname = call.params.get("snapname")
     origin: Config = source.snapshots[snapname].config if snapname else source.config
     config = relocate(call.lab, new_id, origin, str(call.params.get("storage", "")))
-    for name in ("lock", "template", "protection"):
-        config.pop(name, None)
+    for name in ("lock", "template"):
+        config.pop(name, None)  # all else is copied, protection too
     for name, value in config.items():
         if re.fullmatch(r"net\d+", name):
             config[name] = complete(call.kind, str(value), fresh_mac=True)

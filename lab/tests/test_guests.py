@@ -48,6 +48,13 @@ def test_protection_keeps_a_container(lab: RunningLab) -> None:
     assert lab.get("/nodes/pve/lxc") == []
 
 
+def test_a_clone_has_the_protection_of_its_source(lab: RunningLab) -> None:
+    lab.container(101)
+    lab.request("PUT", "/nodes/pve/lxc/101/config", {"protection": 1})
+    assert lab.task("POST", "/nodes/pve/lxc/101/clone", {"newid": 102}) == "OK"
+    assert lab.get("/nodes/pve/lxc/102/config")["protection"] == 1
+
+
 def test_a_clone_whose_source_stays_locked_leaves_nothing(lab: RunningLab) -> None:
     lab.container(101)
     lab.fault("config-lock", vmid=101, delay=0.1, count=1)

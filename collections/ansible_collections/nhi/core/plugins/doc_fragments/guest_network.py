@@ -25,9 +25,9 @@ options:
         description:
           - An IPv4 address, with its prefix length or with C(prefix) beside it.
           - V(dhcp) leaves the choice to a DHCP server.
-          - V(auto) chooses a free address of C(range). It is assumed when that is set.
+          - V(auto) chooses a free address of C(range). It is assumed when that is set. An interface that has an IPv4
+            address already keeps it, also one by DHCP, whether in C(range) or not.
           - V(manual) gives no IPv4 address.
-          - An address which V(auto) chose is kept in later runs.
         type: str
       range:
         description: Where addresses are chosen from, as V(192.0.2.105-192.0.2.199) or V(192.0.2.0/24).
@@ -76,7 +76,7 @@ options:
   networks:
     description:
       - All network interfaces that are cared for, in the order of their numbers; the first is C(net0).
-      - An address is chosen with V(auto) for the first one only.
+      - Each may have an address chosen with V(auto), of a C(range) of its own or of the same one.
       - Interfaces that a guest has beyond these are left alone.
     type: list
     elements: dict

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 _NET = re.compile(r"net(\d+)")
 # Interfaces that software inside the guest makes for itself; nobody outside can reach the guest there.
 _INTERNAL = re.compile(r"lo$|docker|br-|veth|virbr|cni|flannel|cali|podman|tailscale|wg|tun|tap|lxdbr|lxcbr")

@@ -17,6 +17,7 @@ from .guest_spec import KINDS, origin_of, split_marker, split_tags
 
 CREATE, CLONE, CONFIGURE, RESIZE = "create", "clone", "configure", "resize"
 START, STOP, DESTROY, PROTECT, REPLACE = "start", "stop", "destroy", "protect", "replace"
+UNPLANNED = "Nothing can be planned."  # what to say where a check fails without which no plan can be made
 
 
 @dataclass(frozen=True)

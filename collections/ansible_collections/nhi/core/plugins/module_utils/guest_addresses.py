@@ -8,10 +8,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from typing import Any
 
-from .addresses import config_addresses, guest_nics
+from .addresses import Address, config_addresses, guest_nics
 from .errors import StateError
 from .guest import Found
 from .guest_reader import Api, Cluster, configured_addresses, vmid_is_free
@@ -28,7 +29,7 @@ class TakenAddresses:
     whose guests do not have their address any more.
     """
 
-    owners: dict[IPv4Address, str] = field(default_factory=dict)
+    owners: dict[Address, str] = field(default_factory=dict)
     departed: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
@@ -49,12 +50,12 @@ def taken_addresses(api: Api, cluster: Cluster, state_dir: Path) -> TakenAddress
     for guest in guests:
         seen = guest["vmid"] in present
         # What this token sees is read live below; the scan may have seen more guests, or their leases.
-        addresses = [r for r in guest["addresses"] if r["family"] == "ipv4" and not (seen and r["source"] == "config")]
+        addresses = [r for r in guest["addresses"] if not (seen and r["source"] == "config")]
         if not addresses:
             continue
         if seen or not vmid_is_free(api, guest["vmid"]):
             owner = f"{guest['vmid']} {guest['name']}, as the last scan saw"
-            taken.owners.update((IPv4Address(r["address"]), owner) for r in addresses)
+            taken.owners.update((ip_address(r["address"]), owner) for r in addresses)
         else:
             taken.departed.update(str(r["mac"]).lower() for r in addresses)
     configured, unread = configured_addresses(api, cluster.guests)
@@ -77,9 +78,7 @@ def taken_by_others(api: Api, cluster: Cluster, found: Found, state_dir: Path) -
     return taken
 
 
-def _is_gone(
-    api: Api, cluster: Cluster, line: Reservation, owners: Mapping[IPv4Address, str], *, complete: bool
-) -> bool:
+def _is_gone(api: Api, cluster: Cluster, line: Reservation, owners: Mapping[Address, str], *, complete: bool) -> bool:
     """Whether the guest that the ledger gave an address to does not have it any more."""
     if line.since >= cluster.read_at:
         return False  # made since the cluster was read
@@ -89,13 +88,27 @@ def _is_gone(
     if not line.is_of(row):
         return bool(row.get("name"))  # without a name nobody knows who it is
     # A machine without cloud-init has its address only inside.
-    return complete and line.type == LXC and line.address is not None and IPv4Address(line.address) not in owners
+    return complete and line.type == LXC and line.address is not None and ip_address(line.address) not in owners
 
 
 def fixed_addresses(found: Found) -> dict[str, str]:
-    """The IPv4 addresses that a guest's configuration gives it, each with its MAC."""
+    """The addresses that a guest's configuration gives it, each with its MAC."""
     records = config_addresses(guest_nics(found.type, found.config))
-    return {r["address"]: str(r["mac"] or "").lower() for r in records if r["family"] == "ipv4"}
+    return {r["address"]: str(r["mac"] or "").lower() for r in records}
+
+
+def numbered_addresses(kind: str, config: Mapping[str, Any]) -> tuple[dict[int, IPv4Address], dict[int, IPv6Address]]:
+    """The fixed addresses of a configuration by the number of their interface, IPv4 and IPv6."""
+    four: dict[int, IPv4Address] = {}
+    six: dict[int, IPv6Address] = {}
+    for nic in guest_nics(kind, config):
+        for record in config_addresses([nic]):
+            address = ip_address(record["address"])
+            if isinstance(address, IPv4Address):
+                four[nic.index] = address
+            else:
+                six[nic.index] = address
+    return four, six
 
 
 def guest_macs(found: Found) -> list[str]:

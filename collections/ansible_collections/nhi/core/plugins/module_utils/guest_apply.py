@@ -108,12 +108,14 @@ class GuestChange:
             data = clone_guest(self._wanted, place, operation)
         else:
             data = (create_lxc if kind == LXC else create_qemu)(self._wanted, place, operation)
-        self._make(kind, place, path, data)
+        self._make(kind, place, path, data, copied=how == CLONE)
 
-    def _make(self, kind: str, place: Placement, path: tuple[str, ...], data: Mapping[str, Any]) -> None:
+    def _make(
+        self, kind: str, place: Placement, path: tuple[str, ...], data: Mapping[str, Any], *, copied: bool = False
+    ) -> None:
         """The create call is the compare-and-set on the VMID: whoever's configuration is first has it."""
         guest = {"kind": kind, "node": place.node, "vmid": place.vmid, "name": self._wanted.name}
-        self._journal.write(MAKE, guest=guest)
+        self._journal.write(MAKE, guest=guest, copied=copied)
         try:
             with self._interrupts.shielded():
                 task = str(self._api.post(path, data))

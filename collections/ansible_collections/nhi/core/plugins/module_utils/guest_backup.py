@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from .errors import PreflightError
-from .guest import Action, Check, Found, GuestPlan
+from .guest import UNPLANNED, Action, Check, Found, GuestPlan
 from .guest_archive import Archive
 from .guest_checks import check_unlocked
 from .guest_config import flag
@@ -109,9 +109,12 @@ def young_enough(wish: BackupWish, found: Found, backups: Iterable[Backup], now:
     return [b for b in backups if b.type == found.type and not b.broken and b.taken_at >= now - wish.max_age]
 
 
-def plan_present(wish: BackupWish, found: Found, storage: str) -> GuestPlan:
-    """Make a backup now."""
-    plan = GuestPlan()
+def plan_present(wish: BackupWish, found: Found, storage: str | None) -> GuestPlan:
+    """Make a backup now; without a storage there is nothing to do but to say what else is wrong."""
+    plan = GuestPlan(checks=[check_unlocked(found)])
+    if storage is None:
+        plan.idle = UNPLANNED
+        return plan
     mode = {"snapshot": "while it runs", "suspend": "suspended meanwhile", "stop": "stopped meanwhile"}[wish.mode]
     how = f", {mode}" if found.running else ""
     plan.actions.append(Action(BACK_UP, f"Back up {found.label} to {storage}{how}", _parameters(wish, found, storage)))
@@ -120,7 +123,6 @@ def plan_present(wish: BackupWish, found: Found, storage: str) -> GuestPlan:
         plan.warnings.append(
             f"Older backups of VMID {found.vmid} on {storage} that are not to be kept ({kept}) will be gone."
         )
-    plan.checks.append(check_unlocked(found))
     return plan
 
 

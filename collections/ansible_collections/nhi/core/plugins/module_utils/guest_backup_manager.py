@@ -11,15 +11,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .errors import GuestChangeError
-from .guest import Found, GuestPlan
+from .guest import UNPLANNED, Check, Found, GuestPlan
 from .guest_backup import Backup, BackupWish, plan_absent, plan_present, young_enough
-from .guest_backup_reader import backup_storage, find_backup, read_archive, read_backups, storage_of
+from .guest_backup_reader import (
+    backup_storage,
+    check_takes_backups,
+    checked,
+    find_backup,
+    read_archive,
+    read_backups,
+    storage_of,
+)
 from .guest_guards import Guards, GuestName
 from .guest_identity import Identity
 from .guest_privileges import Need, check_privileges
-from .guest_reader import Api, read_cluster, refuse_if_changed
+from .guest_reader import Api, Cluster, read_cluster, refuse_if_changed
 from .guest_rescan import Rescan
-from .guest_work import TaskRunner, the_guest
+from .guest_work import TaskRunner, meant_guest
 from .interrupts import Interrupts
 
 
@@ -62,24 +70,41 @@ class BackupManager:
     def present(self, wish: BackupWish) -> BackupOutcome:
         """Back the guest up, unless a backup of it is young enough."""
         with self._interrupts:
-            found = the_guest(self._api, read_cluster(self._api), wish.guest)
-            storage = backup_storage(self._api, found.node, wish.storage)
-            backups = read_backups(self._api, found.node, storage, found.vmid)
-            young = self._young(wish, found, backups)
+            cluster = read_cluster(self._api)
+            found, exists = meant_guest(self._api, cluster, wish.guest)
+            if found is None:
+                return self._shown(self._without_guest(cluster, wish, exists), [])
+            storage, check = self._storage(found, wish)
+            backups = read_backups(self._api, found.node, storage, found.vmid) if storage else []
+            young = self._young(wish, found, backups) if exists.passed else None
             if young is not None:
                 return BackupOutcome(GuestPlan(), young, backups)
             plan = plan_present(wish, found, storage)
             plan.identity = Identity.of(found).as_dict()
-            plan.checks[:0] = self._run.guards.identify(found, destructive=False)
-            needs = [Need("VM.Backup", (f"/vms/{found.vmid}",))]
-            needs.append(Need("Datastore.AllocateSpace", (f"/storage/{storage}",)))
-            needs += [Need("Datastore.Allocate", (f"/storage/{storage}",))] if wish.keep else []
-            plan.checks.append(check_privileges(self._api, needs))
+            plan.checks[:0] = [exists, *self._run.guards.identify(found, destructive=False), check]
+            plan.checks.append(check_privileges(self._api, _needs(wish, found, storage)))
             plan.before["backups"] = [b.volid for b in backups]
-            plan.after["backups"] = ["(a new one)", *plan.before["backups"]]
-            if self._run.check_mode:
-                return BackupOutcome(plan, None, backups)
+            plan.after["backups"] = ["(a new one)", *plan.before["backups"]] if storage else plan.before["backups"]
+            if storage is None or self._run.check_mode:
+                return self._shown(plan, backups)
             return self._back_up(plan, found, storage, backups)
+
+    def _without_guest(self, cluster: Cluster, wish: BackupWish, exists: Check) -> GuestPlan:
+        """What can be said without knowing the guest."""
+        plan = GuestPlan(checks=[exists, *self._run.guards.expected(None)], idle=UNPLANNED)
+        if wish.storage is not None:
+            storage = wish.storage
+            plan.checks.append(checked("storage", lambda: check_takes_backups(cluster, storage))[1])
+        return plan
+
+    def _storage(self, found: Found, wish: BackupWish) -> tuple[str | None, Check]:
+        return checked("storage", lambda: backup_storage(self._api, found.node, wish.storage))
+
+    def _shown(self, plan: GuestPlan, backups: list[Backup]) -> BackupOutcome:
+        """A plan that goes no further: a check run shows it, and a real run is refused with all that failed."""
+        if not self._run.check_mode:
+            plan.refuse_if_failed()
+        return BackupOutcome(plan, None, backups)
 
     def absent(self, guest: GuestName, volid: str) -> BackupOutcome:
         """Remove the backup, if it is there and is one of the guest's."""
@@ -129,3 +154,11 @@ class BackupManager:
         if task == "OK":  # what Proxmox VE says when the guest is not on that node
             raise GuestChangeError(f"{found.label} left its node before it was backed up: run again")
         return task
+
+
+def _needs(wish: BackupWish, found: Found, storage: str | None) -> list[Need]:
+    needs = [Need("VM.Backup", (f"/vms/{found.vmid}",))]
+    if storage is not None:
+        needs.append(Need("Datastore.AllocateSpace", (f"/storage/{storage}",)))
+        needs += [Need("Datastore.Allocate", (f"/storage/{storage}",))] if wish.keep else []
+    return needs

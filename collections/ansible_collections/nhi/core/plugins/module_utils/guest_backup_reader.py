@@ -40,9 +40,7 @@ def every_backup(api: Api, cluster: Cluster, storage: str | None, vmid: int | No
     """Backups on all storages, newest first, and a line for each storage that could not be read."""
     places = backup_places(cluster)
     if storage is not None:
-        if storage not in {name for _node, name in places}:
-            names = ", ".join(sorted({name for _node, name in places})) or "none that this token may see"
-            raise PreflightError(f"storage {storage} does not take backups; storages that do: {names}")
+        check_takes_backups(cluster, storage)
         places = [(node, name) for node, name in places if name == storage]
     found: dict[str, Backup] = {}
     unread: list[str] = []
@@ -60,6 +58,15 @@ def backup_places(cluster: Cluster) -> list[tuple[str, str]]:
     rows = [r for r in rows if "backup" in str(r.get("content") or "").split(",")]
     by_key = {(None if flag(r.get("shared")) else r["node"], r["storage"]): r for r in rows}
     return sorted((str(r["node"]), str(r["storage"])) for r in by_key.values())
+
+
+def check_takes_backups(cluster: Cluster, storage: str) -> str:
+    """Refuse a storage that takes backups on no node."""
+    names = sorted({name for _node, name in backup_places(cluster)})
+    if storage not in names:
+        what = ", ".join(names) or "none that this token may see"
+        raise PreflightError(f"storage {storage} does not take backups; storages that do: {what}")
+    return storage
 
 
 def read_archive(api: Api, node: str, backup: Backup) -> Archive:
@@ -123,10 +130,13 @@ def checked_site(api: Api, node: str, archive: Archive, storage: str | None, *, 
         # A guest that is replaced gives its own disks up first.
         looks.append(("storage", partial(choose_storage, disks, name, content, 0 if replaces else gib, node)))
     looks += [("bridge", partial(check_bridge, nets, bridge, node)) for bridge in archive.bridges]
-    checks: list[Check] = []
-    for name, look in looks:
-        try:
-            checks.append(Check(name, passed=True, message=f"{name} {look()} can be used"))
-        except PreflightError as e:
-            checks.append(Check(name, passed=False, message=str(e)))
-    return checks
+    return [checked(name, look)[1] for name, look in looks]
+
+
+def checked(name: str, look: Callable[[], str]) -> tuple[str | None, Check]:
+    """What was looked for, or None, and the check that says which."""
+    try:
+        found = look()
+    except PreflightError as e:
+        return None, Check(name, passed=False, message=str(e))
+    return found, Check(name, passed=True, message=f"{name} {found} can be used")

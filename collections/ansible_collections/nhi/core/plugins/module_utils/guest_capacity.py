@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import PreflightError
@@ -35,6 +35,25 @@ class Overcommit:
                 raise PreflightError(
                     f"max_{what}_overcommit {limit:g} is no limit: use a number such as 1.5, or 0 for none"
                 )
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a guest that is to be made takes of its node and of its storages (GiB by name)."""
+
+    node: str
+    memory_mib: int = 0
+    cores: int = 0
+    disks_gib: Mapping[str, float] = field(default_factory=dict)
+    runs: bool = False  # whether it is started
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A guest that another run is making, or made a moment ago, with what it takes."""
+
+    name: str
+    ask: Ask
 
 
 def node_row(rows: Iterable[Row], node: str) -> Row:

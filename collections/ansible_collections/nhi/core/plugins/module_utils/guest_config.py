@@ -34,7 +34,8 @@ class Placement:
     template: str | None = None  # volume id of an LXC template
     clone_of: int | None = None  # VMID of the guest to clone
     clone_node: str | None = None
-    address: IPv4Interface | None = None  # None: by DHCP
+    # Fixed IPv4 addresses by the number of their interface; others have one by DHCP or none.
+    addresses: Mapping[int, IPv4Interface] = field(default_factory=dict)
     # What is cloned as it was read, of which snapshot, and whether the copy stands on its own.
     source: Mapping[str, Any] = field(default_factory=dict)
     snapname: str | None = None

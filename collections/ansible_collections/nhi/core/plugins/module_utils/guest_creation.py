@@ -96,8 +96,8 @@ def clone_drift(wanted: Wanted, clone: Mapping[str, Any]) -> Drift:
 
 def new_address(wanted: Wanted, place: Placement) -> str | None:
     """Where a new guest will be reached, as far as that is known beforehand."""
-    if place.address:
-        return str(place.address.ip)
+    if 0 in place.addresses:
+        return str(place.addresses[0].ip)
     ip6 = wanted.network.ip6
     return str(ip6.ip) if wanted.network.ip in (None, "manual") and isinstance(ip6, IPv6Interface) else None
 

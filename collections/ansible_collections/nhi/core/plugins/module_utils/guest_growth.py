@@ -12,7 +12,7 @@ from .guest import CONFIGURE, RESIZE, START, Check, Found, GuestPlan
 from .guest_capacity import Overcommit, check_cpu, check_memory
 from .guest_config import memory_mib, root_disk
 from .guest_reader import Api, Cluster, storages
-from .guest_site import room_on
+from .guest_room import read_spaces, room_on
 
 
 def check_growth(api: Api, cluster: Cluster, found: Found, plan: GuestPlan, limits: Overcommit) -> list[Check]:
@@ -34,7 +34,8 @@ def _check_disk(api: Api, found: Found, data: Mapping[str, Any], limits: Overcom
     storage = str(found.config.get(data["disk"]) or "").partition(":")[0]
     name, present = root_disk(found.config, found.type)
     more = float(str(data["size"]).removesuffix("G")) - (present if name == data["disk"] and present else 0.0)
-    return room_on(api, storages(api, found.node), found.node, storage, more, limits)
+    (space,) = read_spaces(api, storages(api, found.node), found.node, [storage])
+    return room_on(space, found.node, more, limits)
 
 
 def _cores(config: Mapping[str, Any]) -> int:

@@ -5,7 +5,8 @@
 
 Proxmox VE makes the host keys of a new container itself and prints their fingerprints in the log of the task that
 creates it. That log is read over the authenticated API, so a key that answers at the guest's address and has one of
-these fingerprints is the guest's own. Nobody vouches for clones, restored guests and virtual machines: their keys are
+these fingerprints is the guest's own. The key of a virtual machine is read the same way through its guest agent. Nobody
+vouches for containers that are clones or were restored, and for machines whose agent can not be asked: their keys are
 taken at first sight, which is said, and a changed one is refused.
 """
 
@@ -22,9 +23,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import GuestChangeError, NHIError, ProxmoxError, StateError
+from .errors import GuestChangeError, NHIError, PermissionDeniedError, ProxmoxError, StateError
 from .files import discard, explain, read_if_exists, sync_directory, write_new
-from .guest_reader import Api
+from .guest_reader import Api, guest_path
 from .guest_spec import KINDS, LXC
 from .lock import FileLock
 
@@ -34,6 +35,8 @@ _FINGERPRINT = re.compile(r"\bdone: (SHA256:[A-Za-z0-9+/]+)")
 _CREATE = "vzcreate"
 _MAKERS = (_CREATE, "vzclone", "vzrestore")
 _LOG_LINES = 1000
+_KEY_FILE, _KEY_TYPE = "/etc/ssh/ssh_host_ed25519_key.pub", "ssh-ed25519"
+_STARTING = "guest agent is not running"
 _SCAN_SECONDS, _PATIENCE_SECONDS, _PAUSE_SECONDS = 5, 10.0, 0.3
 
 
@@ -145,15 +148,11 @@ def record_host_key(api: Api, guest: Known, file: KnownHosts, *, made_now: bool,
         recorded = file.keys(names)
         if recorded & shown and not _differ(recorded, shown):
             return Recorded(UNCHANGED, file.replace(names, recorded))
-        vouched = created_fingerprints(api, guest)
-        if vouched:
-            own = {key for key in shown if key.fingerprint in vouched}
+        vouched = vouched_fingerprints(api, guest)
+        if vouched.fingerprints:
+            own = {key for key in shown if key.fingerprint in vouched.fingerprints}
             if not own:
-                raise GuestChangeError(
-                    f"what answers to SSH at {guest.address} does not have the host keys that Proxmox VE made for"
-                    f" {guest.label}, so it is not trusted: find out who has that address; if the keys were made anew"
-                    f" on purpose, record them with `ssh-keyscan {guest.address} >> {file.path}`"
-                )
+                raise GuestChangeError(_mismatch(guest, file.path))
             return Recorded(VERIFIED, file.replace(names, own))
         if recorded and not made_now:
             raise GuestChangeError(
@@ -163,7 +162,20 @@ def record_host_key(api: Api, guest: Known, file: KnownHosts, *, made_now: bool,
             )
         changed = file.replace(names, shown)
     warning = f"Nobody vouches for the SSH host key of {guest.label}: the one that answered was recorded at first sight"
-    return Recorded(FIRST_SIGHT, changed, warning)
+    return Recorded(FIRST_SIGHT, changed, warning + (f" ({vouched.why_not})" if vouched.why_not else ""))
+
+
+def _mismatch(guest: Known, path: Path) -> str:
+    if guest.type != LXC:
+        return (
+            f"what answers to SSH at {guest.address} does not have the host key that the guest agent of {guest.label}"
+            " reads, so it is not trusted: find out who has that address"
+        )
+    return (
+        f"what answers to SSH at {guest.address} does not have the host keys that Proxmox VE made for"
+        f" {guest.label}, so it is not trusted: find out who has that address; if the keys were made anew"
+        f" on purpose, record them with `ssh-keyscan {guest.address} >> {path}`"
+    )
 
 
 def _differ(recorded: Iterable[HostKey], shown: Iterable[HostKey]) -> bool:
@@ -180,10 +192,45 @@ def forget_host_key(file: KnownHosts, name: str) -> bool:
         return file.replace([name], [])
 
 
+@dataclass(frozen=True)
+class Vouched:
+    """Fingerprints of keys that are the guest's own beyond doubt; ``why_not`` may say why there are none."""
+
+    fingerprints: frozenset[str] = frozenset()
+    why_not: str = ""
+
+
+def vouched_fingerprints(api: Api, guest: Known) -> Vouched:
+    """What Proxmox VE knows of the guest's keys: from the task that made them, or from the guest agent."""
+    if guest.type == LXC:
+        return Vouched(frozenset(created_fingerprints(api, guest)))
+    return _read_by_agent(api, guest)
+
+
+def _read_by_agent(api: Api, guest: Known) -> Vouched:
+    """The key in a machine's own file; an agent that has not started yet is given a while."""
+    path = guest_path(guest.type, guest.node, guest.vmid, "agent", "file-read")
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            answer = api.get(path, {"file": _KEY_FILE}) or {}
+        except PermissionDeniedError:
+            needed = f"VM.GuestAgent.FileRead, before Proxmox VE 9 VM.Monitor, on /vms/{guest.vmid}"
+            return Vouched(why_not=f"this token may not ask the guest agent: it lacks {needed}")
+        except ProxmoxError as e:
+            if _STARTING in f"{e.reason} {e}" and time.monotonic() < deadline:
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            return Vouched(why_not=f"the guest agent could not be asked: {(e.reason or str(e)).strip()}")
+        fields = str(answer.get("content") or "").split()
+        key = HostKey(fields[0], fields[1]) if len(fields) > 1 else HostKey("", "")
+        if not key.fingerprint or key.type != _KEY_TYPE:
+            return Vouched(why_not=f"the guest agent finds no key in {_KEY_FILE}")
+        return Vouched(frozenset({key.fingerprint}))
+
+
 def created_fingerprints(api: Api, guest: Known) -> set[str]:
     """Fingerprints in the log of the task that made this container; none when nobody vouches for its keys."""
-    if guest.type != LXC:
-        return set()
     try:
         tasks = api.get(("nodes", guest.node, "tasks"), {"vmid": guest.vmid, "source": "all"}) or []
         makers = [t for t in tasks if t.get("type") in _MAKERS]

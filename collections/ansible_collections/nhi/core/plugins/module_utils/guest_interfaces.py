@@ -120,7 +120,7 @@ def new_interfaces(wanted: Wanted, place: Placement, kind: str) -> dict[str, str
     found: dict[str, str] = {}
     for number, wish in enumerate(wanted.networks):
         interface = Interface.new(kind, number, {})
-        interface.want_new(wish, place.address if number == 0 else None)
+        interface.want_new(wish, place.addresses.get(number))
         found |= {option: text for option, text in interface.options().items() if text}
     return found
 
@@ -133,7 +133,7 @@ def clone_interfaces(wanted: Wanted, place: Placement, config: Mapping[str, Any]
         interface = Interface.read(kind, number, config) if present else Interface.new(kind, number, config)
         interface.forget_identity()
         if number < len(wanted.networks):
-            interface.want_new(wanted.networks[number], place.address if number == 0 else None)
+            interface.want_new(wanted.networks[number], place.addresses.get(number))
         found |= {option: text for option, text in interface.options().items() if text or option in config}
     return found
 

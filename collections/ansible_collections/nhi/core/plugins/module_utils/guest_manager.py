@@ -5,27 +5,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Interface
 
-from .errors import AlreadyExistsError, GuestReplacedError, PreflightError
-from .guest import Check, Found, GuestPlan
-from .guest_addresses import fixed_addresses, guest_macs, taken_by_others
+from .errors import AlreadyExistsError, GuestReplacedError
+from .guest import UNPLANNED, Check, Found, GuestPlan
+from .guest_addresses import fixed_addresses
+from .guest_bystanders import own_guests
 from .guest_config import restart_words
 from .guest_growth import check_growth
 from .guest_guards import check_made_by
 from .guest_identity import Identity, check_expected
 from .guest_new import NewGuest
-from .guest_placement import check_owners
 from .guest_plan import plan_absent, plan_existing
 from .guest_privileges import change_needs, check_privileges
+from .guest_readdress import Readdressing
 from .guest_reader import (
     Api,
     Cluster,
     look_up_guest,
-    owners_of,
     read_cluster,
     read_guest,
     read_pending,
@@ -36,7 +33,7 @@ from .guest_replace import Replacement
 from .guest_replace_plan import check_replace, misfits
 from .guest_run import GuestRun, Outcome, Settings
 from .guest_spec import Wanted
-from .reservations import AppearedMeanwhileError, Choice, Held
+from .reservations import AppearedMeanwhileError
 
 _LOOKS = 3
 
@@ -75,8 +72,11 @@ class GuestManager(GuestRun):
         rescan, name = self.settings.rescan, self.wanted.name
         if rescan is None or self.settings.check_mode:
             return
-        vmids = guests_of(self.journal.entries)
-        names = {name} if self.looked and not vmids and not rescan.shows(name, self._found) else set()
+        begun = guests_of(self.journal.entries)
+        vmids = own_guests(self.api, self.operation, self.journal.entries)
+        if not self.looked and self._found is not None:
+            vmids.discard(self._found.vmid)
+        names = {name} if self.looked and not begun and not rescan.shows(name, self._found) else set()
         for text in rescan(self.api, vmids, names):
             self.settings.tell(text)
 
@@ -98,14 +98,14 @@ class GuestManager(GuestRun):
         if wanted.creates and check.name != "exists":
             return self._create(cluster, check)
         if not check.passed:
-            return self.shown(GuestPlan(checks=[check], idle="Nothing can be planned."))
+            return self.shown(GuestPlan(checks=[check], idle=UNPLANNED))
         if wanted.state == "absent":
             idle = f"No guest that this token may see is called {wanted.name}: nothing to do."
             return Outcome(GuestPlan(idle=idle), None, self.operation)
         if not wanted.creates:
             text = f"{wanted.name} does not exist and can not be {wanted.state}: create it with state: started"
             check = Check("exists", passed=False, message=text)
-            return self.shown(GuestPlan(checks=[check], idle="Nothing can be planned."))
+            return self.shown(GuestPlan(checks=[check], idle=UNPLANNED))
         return self._create(cluster, check)
 
     # A guest that is there
@@ -137,14 +137,9 @@ class GuestManager(GuestRun):
         if self.settings.replace is not None and differs.all:
             return Replacement(self, cluster, found, exists, differs).carry_out()
         found = replace(found, pending=read_pending(self.api, found))
-        plan = plan_existing(self.wanted, found, self.impact(cluster, found))
+        addresses = Readdressing(self.api, cluster, found, self.wanted, self.reservations)
+        plan = self._change_plan(cluster, found, exists, addresses, addresses.wanted)
         plan.warnings += differs.warnings(found.name)
-        plan.checks[:0] = [exists, *self.identify(plan, found)]
-        if any(what.startswith("network") for what in plan.after):
-            plan.checks += self._check_addresses(cluster, found, plan)
-        if plan.changed:
-            plan.checks += check_growth(self.api, cluster, found, plan, self.settings.limits)
-            plan.checks.append(check_privileges(self.api, change_needs(found, plan.actions)))
         if self.settings.check_mode:
             self.admit(cluster, plan, found)
             facts = self.facts(found)
@@ -153,61 +148,37 @@ class GuestManager(GuestRun):
         address = None
         if plan.changed:
             refuse_if_changed(self.api, found)
-            self.admit(cluster, plan, found)
-            changer = self.changer()
-            with self._new_address(cluster, found, plan):
+            with addresses.held(self.operation, plan) as wanted:
+                if wanted != addresses.wanted:
+                    plan = self._change_plan(cluster, found, exists, addresses, wanted)
+                    plan.refuse_if_failed()
+                self.admit(cluster, plan, found)
+                changer = self.changer()
                 address = changer.change(plan, found)
+            self.settle(plan, lambda: addresses.keep(self.operation))
             plan.warnings += changer.warnings
             found = read_guest(
                 self.api, {"type": found.type, "node": found.node, "vmid": found.vmid, "pool": found.pool}
             )
             plan.identity = Identity.of(found).as_dict()
+            bound = found
+            self.settle(plan, lambda: addresses.keep(self.operation, bound))
             pending = read_pending(self.api, found)
             if pending is not None:
                 plan.restart_required = restart_words(pending, plan.waiting)
         return Outcome(plan, self.facts(found, address), self.operation)
 
-    def _check_addresses(self, cluster: Cluster, found: Found, plan: GuestPlan) -> list[Check]:
-        others = [r for r in cluster.guests if r.get("vmid") != found.vmid]
-        taken = taken_by_others(self.api, cluster, found, self.settings.state_dir)
-        plan.warnings += taken.warnings
-        checks = []
-        for network in self.wanted.networks:
-            if not isinstance(network.ip, IPv4Interface):
-                continue
-            owner = taken.owners.get(network.ip.ip)
-            checks.append(
-                Check.of(
-                    "address",
-                    passed=not owner,
-                    good=f"{network.ip} belongs to no other guest",
-                    bad=f"{network.ip} belongs to {owner}: choose another {network.label}.ip for {found.label}",
-                )
-            )
-        try:
-            check_owners(owners_of(self.api, others, self.wanted.fixed_six.keys()), self.wanted)
-        except PreflightError as e:
-            checks.append(Check("address", passed=False, message=str(e)))
-        return checks
-
-    @contextlib.contextmanager
-    def _new_address(self, cluster: Cluster, found: Found, plan: GuestPlan) -> Iterator[None]:
-        """Hold the address that the guest is to get while it gets it; the old one is free afterwards."""
-        wish = self.wanted.network.ip
-        if f"{self.wanted.network.label}.ip" not in plan.after or not isinstance(wish, IPv4Interface):
-            yield
-            return
-
-        def choose(held: Held) -> Choice:
-            owner = held.addresses.get(wish.ip)
-            if owner not in (None, found.name):
-                raise PreflightError(f"{wish.ip} is being given to {owner}: choose another address")
-            return Choice(found.vmid, wish.ip)
-
-        self.reservations.reserve(self.operation, found.name, cluster.read_at, choose)
-        with self.releasing():
-            yield
-        self.settle(plan, lambda: self.reservations.keep(self.operation, found.type, guest_macs(found)))
+    def _change_plan(
+        self, cluster: Cluster, found: Found, exists: Check, addresses: Readdressing, wanted: Wanted
+    ) -> GuestPlan:
+        plan = plan_existing(wanted, found, self.impact(cluster, found))
+        plan.checks[:0] = [exists, *self.identify(plan, found)]
+        plan.checks += addresses.checks
+        plan.warnings += addresses.warnings
+        if plan.changed:
+            plan.checks += check_growth(self.api, cluster, found, plan, self.settings.limits)
+            plan.checks.append(check_privileges(self.api, change_needs(found, plan.actions)))
+        return plan
 
     # A guest that is not there yet
 

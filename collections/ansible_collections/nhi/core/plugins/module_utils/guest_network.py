@@ -20,7 +20,7 @@ MOST_INTERFACES = 32
 
 @dataclass(frozen=True)
 class WantedNetwork:
-    """One interface. ``ip`` is an interface, "dhcp", "manual" (none) or "auto" (from ``pool``); None: leave it."""
+    """One interface. ``ip`` is an interface, "dhcp", "manual" (none) or "auto" (of ``pool``); None: leave it."""
 
     bridge: str | None = None
     ip: IPv4Interface | str | None = None
@@ -35,6 +35,11 @@ class WantedNetwork:
     mac: str | None = None
     rate: float | None = None
     label: str = "network"  # how messages and differences name it
+
+    @property
+    def wants_fixed(self) -> bool:
+        """Whether the interface is to have an address that nobody else may have, given or still to be chosen."""
+        return self.ip not in (None, "dhcp", "manual") or isinstance(self.ip6, IPv6Interface)
 
 
 def parse_networks(params: Mapping[str, Any]) -> tuple[WantedNetwork, ...]:
@@ -53,11 +58,6 @@ def parse_networks(params: Mapping[str, Any]) -> tuple[WantedNetwork, ...]:
 
 def _refuse_what_is_for_the_first(networks: Sequence[WantedNetwork]) -> None:
     for network in networks[1:]:
-        if network.ip == "auto":
-            raise PreflightError(
-                f"{network.label}.ip is auto: an address is chosen for the first interface only;"
-                " give this one an address, dhcp or manual"
-            )
         if network.nameserver:
             raise PreflightError(
                 f"{network.label}.nameserver: a guest has one list of DNS servers, not one an interface; set it on"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Any
 
+from .addresses import Address
 from .errors import PreflightError
 from .guest import Found, GuestPlan
 from .guest_addresses import TakenAddresses, fixed_addresses, guest_macs, taken_addresses, taken_by_others
@@ -51,11 +52,11 @@ class NewGuest:
         self.wanted = replace(wanted, type=self._site.kind)
         self._taken = self._taken_addresses(instead_of)
         handed = self._handed(instead_of) if instead_of else []
-        self._allocator = Allocator(run.api, self.wanted, cluster, self._taken, handed)
+        self._allocator = Allocator(run.api, self.wanted, cluster, self._taken, self._site.room, handed)
 
     def foresee(self) -> GuestPlan:
         """What would be made, with nothing written anywhere."""
-        held = self._run.reservations.peek(self._taken.gone, self._leaving)
+        held = self._run.reservations.peek(self._taken.gone, self._cluster.read_at, self._leaving)
         choice, checks = self._allocator.foresee(held)
         self._site.checks += checks
         return self._plan(choice)
@@ -94,20 +95,20 @@ class NewGuest:
 
     def _taken_addresses(self, instead_of: Found | None) -> TakenAddresses:
         run = self._run
-        if all(n.ip in (None, "dhcp", "manual") for n in self.wanted.networks):
+        if not any(n.wants_fixed for n in self.wanted.networks):
             return TakenAddresses()
         if instead_of is not None:
             return taken_by_others(run.api, self._cluster, instead_of, run.settings.state_dir)
         return taken_addresses(run.api, self._cluster, run.settings.state_dir)
 
-    def _handed(self, old: Found) -> list[IPv4Address]:
+    def _handed(self, old: Found) -> list[Address]:
         """The addresses of the guest that goes, that of its first interface first."""
         lines = self._run.reservations.used()
         known = [r.address for r in lines if (r.name, r.vmid) == self._leaving and r.address]
-        return [IPv4Address(a) for a in dict.fromkeys([*fixed_addresses(old), *known])]
+        return [ip_address(a) for a in dict.fromkeys([*fixed_addresses(old), *known])]
 
     def _place(self, choice: Choice) -> Placement:
-        return self._site.placement(choice, self._allocator.interface(choice))
+        return self._site.placement(choice, self._allocator.interfaces(choice))
 
     def _plan(self, choice: Choice) -> GuestPlan:
         place = self._place(choice)

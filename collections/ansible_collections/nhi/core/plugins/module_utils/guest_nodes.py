@@ -23,6 +23,11 @@ def fitting_nodes(rows: Sequence[Row], storage: str | None, template: str | None
     return [r for r in rows if r.get("type") != "node" or r.get("node") in fit] if fit and wanted else rows
 
 
+def without_node(rows: Sequence[Row], node: str) -> Sequence[Row]:
+    """The rows without a node that does not come into question after all."""
+    return [r for r in rows if r.get("type") != "node" or r.get("node") != node]
+
+
 def _storage_of(template: str | None) -> str:
     """The storage in a volume ID; a short name such as ``debian-12`` names none."""
     return template.partition(":")[0] if template and ":" in template else ""

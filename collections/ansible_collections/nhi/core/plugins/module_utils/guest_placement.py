@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv6Address
 from typing import Any
 
 from .errors import PreflightError
@@ -105,16 +104,6 @@ def check_bridge(rows: Iterable[Row], bridge: str, node: str) -> str:
             f" bridges: {', '.join(names) or 'none'}"
         )
     return bridge
-
-
-def check_owners(owners: Mapping[IPv6Address, str], wanted: Wanted) -> str:
-    """Refuse addresses that other guests have."""
-    taken = [
-        f"{address} belongs to {owner}: choose another {wanted.fixed_six[address]}" for address, owner in owners.items()
-    ]
-    if taken:
-        raise PreflightError("; ".join(taken))
-    return ", ".join(map(str, wanted.fixed_six))
 
 
 def check_pool(rows: Iterable[Row], pool: str) -> str:

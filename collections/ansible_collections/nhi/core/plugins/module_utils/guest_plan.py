@@ -164,7 +164,7 @@ def _creation_sentence(wanted: Wanted, place: Placement, label: str) -> str:
         f"on {place.storage}" if place.storage else "",
     )
     more = len(wanted.more_networks)
-    address = place.address or wanted.network.ip6 or "an address by DHCP"
+    address = place.addresses.get(0) or wanted.network.ip6 or "an address by DHCP"
     bridge = f"{wanted.network.bridge or DEFAULT_BRIDGE}{f' VLAN {wanted.network.tag}' if wanted.network.tag else ''}"
     others = f" and {more} more interface{'s' if more > 1 else ''}" if more else ""
     return (

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 from .addresses import (
+    Address,
     agent_addresses,
     config_addresses,
     guest_nics,
@@ -135,16 +136,8 @@ def look_up(cluster: Cluster, wanted: Named) -> tuple[Row | None, Check]:
     return meant, Check("exists", passed=True, message=text)
 
 
-def find_guest(api: Api, cluster: Cluster, wanted: Named) -> Found | None:
-    """The one guest that is meant, read now; PreflightError when that is not certain."""
-    found, check = look_up_guest(api, cluster, wanted)
-    if not check.passed:
-        raise PreflightError(check.message)
-    return found
-
-
 def look_up_guest(api: Api, cluster: Cluster, wanted: Named) -> tuple[Found | None, Check]:
-    """The same, read now: the name in a row may be that of the last guest with this VMID."""
+    """The guest that is meant, read now: the name in a row may be that of the last guest with this VMID."""
     read: dict[int, Found] = {}
     rows: list[Row] = []
     for row in cluster.rows:
@@ -258,10 +251,14 @@ def template_volumes(api: Api, node: str, rows: Iterable[Row]) -> list[str]:
     return found
 
 
-def promised_bytes(api: Api, node: str, storage: str) -> int:
-    """The sizes of all guests' disks on a storage, as far as this token may see them."""
-    rows = api.get(("nodes", node, "storage", storage, "content"))
-    return sum(int(r.get("size") or 0) for r in rows if r.get("content") in ("images", "rootdir"))
+def disks_on(api: Api, node: str, storage: str) -> dict[int, int]:
+    """Bytes of the disks on a storage by the VMID of their guest, as far as this token may see them."""
+    found: dict[int, int] = {}
+    for row in api.get(("nodes", node, "storage", storage, "content")):
+        if row.get("content") in ("images", "rootdir"):
+            vmid = int(row.get("vmid") or 0)
+            found[vmid] = found.get(vmid, 0) + int(row.get("size") or 0)
+    return found
 
 
 def bridges(api: Api, node: str) -> list[Row]:
@@ -269,28 +266,17 @@ def bridges(api: Api, node: str) -> list[Row]:
     return list(api.get(("nodes", node, "network"), {"type": "any_bridge"}))
 
 
-def configured_addresses(api: Api, guests: Sequence[Row]) -> tuple[dict[IPv4Address, str], list[str]]:
+def configured_addresses(api: Api, guests: Sequence[Row]) -> tuple[dict[Address, str], list[str]]:
     """Fixed addresses of guests with who has them, and the names of guests whose configuration could not be read."""
-    taken: dict[IPv4Address, str] = {}
+    taken: dict[Address, str] = {}
     unread: list[str] = []
     for row, config in _configurations(api, guests):
         if config is None:
             unread.append(_label(row))
             continue
         for record in config_addresses(guest_nics(str(row["type"]), config)):
-            if record["family"] == "ipv4":
-                taken[IPv4Address(record["address"])] = _label(row)
+            taken[ip_address(record["address"])] = _label(row)
     return taken, unread
-
-
-def owners_of(api: Api, guests: Sequence[Row], addresses: Collection[IPv6Address]) -> dict[IPv6Address, str]:
-    """Who has these addresses in a configuration; nothing is read when none is asked about."""
-    found: dict[IPv6Address, str] = {}
-    for row, config in _configurations(api, guests if addresses else ()):
-        for record in config_addresses(guest_nics(str(row["type"]), config or {})):
-            if record["family"] == "ipv6" and IPv6Address(record["address"]) in addresses:
-                found[IPv6Address(record["address"])] = _label(row)
-    return found
 
 
 def _configurations(api: Api, guests: Sequence[Row]) -> Iterator[tuple[Row, Mapping[str, Any] | None]]:

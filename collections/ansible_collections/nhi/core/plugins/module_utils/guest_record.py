@@ -65,7 +65,10 @@ class Target:
 
 @dataclass
 class Made:
-    """A guest that a run asked for. ``task`` still runs or its answer is awaited; ``answered`` tells which."""
+    """A guest that a run asked for. ``task`` still runs or its answer is awaited; ``answered`` tells which.
+
+    ``copied`` says that it is a clone, and ``configured`` is the first change to it, done or not.
+    """
 
     kind: str
     node: str
@@ -74,6 +77,8 @@ class Made:
     operation: str
     task: str | None = None
     answered: bool = False
+    copied: bool = False
+    configured: Configured | None = None
 
     @property
     def label(self) -> str:
@@ -172,6 +177,8 @@ class GuestRecord:
     def _add_begun(self, step: str, target: Target, entry: Mapping[str, Any]) -> None:
         if step == CONFIGURE:
             self.configured.append(Configured(target, entry["set"], entry["before"]))
+            if self.made is not None and self.made.configured is None:
+                self.made.configured = self.configured[-1]
         elif step == RESIZE:
             self.resized.append((target, entry["disk"], entry["size"]))
         elif step == STOP and entry["temporary"]:
@@ -196,6 +203,7 @@ class GuestRecord:
         if step == MAKE:
             guest = entry["guest"]
             self.made = Made(guest["kind"], guest["node"], guest["vmid"], guest["name"], operation)
+            self.made.copied = bool(entry.get("copied"))
         elif step == REFUSED:
             self.made = None
         elif self.made is None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from .errors import NHIError, PermissionDeniedError, ProxmoxError
 from .guest import Found
+from .guest_bystanders import own_guests
 from .guest_doubt import patiently
 from .guest_reader import Api, guest_path, vmid_is_free
-from .guest_record import GuestRecord, Made, Replaced, Target, guests_of
+from .guest_record import GuestRecord, Made, Replaced, Target
 from .guest_rescan import Rescan
 from .guest_undo import Undone, await_idle, look_at, remove, retire, undo, undo_stop
 from .interrupts import Interrupts
@@ -37,7 +38,7 @@ def settle(
             told = [f"{title} was cut off: the next real run settles it first." for title in cut_off(state_dir)]
         for journal in () if check_mode else abandoned(state_dir):
             told.append(_recover(api, state_dir, journal))
-            warnings += rescan(api, guests_of(journal.entries)) if rescan else []
+            warnings += rescan(api, own_guests(api, journal.operation, journal.entries)) if rescan else []
     for text in (*told, *warnings):
         tell(text)
     return told

@@ -10,19 +10,22 @@ import uuid
 from pathlib import Path
 
 from .errors import AlreadyExistsError, NHIError, PreflightError
-from .guest import Action, Found, GuestPlan, guest_facts
+from .guest import UNPLANNED, Action, Check, Found, GuestPlan, guest_facts
 from .guest_addresses import TakenAddresses
 from .guest_apply import GuestChange
 from .guest_archive import Archive
 from .guest_backup import Backup
 from .guest_backup_manager import BackupOutcome, BackupRun
 from .guest_backup_reader import checked_site, find_backup, read_archive
+from .guest_bystanders import own_guests
+from .guest_capacity import Ask
+from .guest_checks import check_unlocked, check_unprotected
 from .guest_config import Placement, fixed_address
 from .guest_identity import Identity
 from .guest_privileges import check_privileges, restore_needs
-from .guest_reader import Api, Cluster, configured_addresses, find_guest, read_cluster, read_guest
-from .guest_record import guests_of
+from .guest_reader import Api, Cluster, configured_addresses, look_up_guest, read_cluster, read_guest
 from .guest_restore import RestoreWish, is_restored_from, plan_beside, plan_replace
+from .guest_room import Room
 from .guest_site import Allocator
 from .guest_spec import Wanted
 from .guest_wait import Patience
@@ -53,18 +56,45 @@ class RestoreManager:
             finally:
                 self._interrupts.mute()
                 self._journal.close()
-                self._run.keep_state(self._api, guests_of(self._journal.entries))
+                self._run.keep_state(self._api, own_guests(self._api, self._operation, self._journal.entries))
 
     def _look_and_act(self) -> BackupOutcome:
-        cluster = read_cluster(self._api)
-        found = find_guest(self._api, cluster, self._wish.guest)
-        if found is not None and self._run.guards.confirm is None and is_restored_from(found, self._wish.backup):
+        cluster, guards = read_cluster(self._api), self._run.guards
+        found, exists = look_up_guest(self._api, cluster, self._wish.guest)
+        restored = found is not None and exists.passed and is_restored_from(found, self._wish.backup)
+        if found is not None and restored and guards.confirm is None:
             return BackupOutcome(GuestPlan(), vm=guest_facts(found))
-        node, backup = self._backup(cluster, found.node if found else self._wish.node)
+        try:
+            node, backup = self._backup(cluster, found.node if found else self._wish.node)
+        except PreflightError as e:
+            checks = [exists, Check("backup", passed=False, message=str(e))]
+            return self._unplanned(cluster, found, checks)
         archive = read_archive(self._api, node, backup)
         if found is not None:
-            return self._replace(cluster, found, backup, archive)
-        return self._beside(cluster, node, backup, archive)
+            return self._replace(cluster, found, exists, backup, archive)
+        if not exists.passed and exists.name == "exists":
+            # Which guest is meant is not known, so there is nothing to restore it beside, or in place of.
+            return self._unplanned(
+                cluster, None, [exists, *checked_site(self._api, node, archive, self._wish.storage)], backup
+            )
+        return self._beside(cluster, node, exists, backup, archive)
+
+    def _unplanned(
+        self, cluster: Cluster, found: Found | None, checks: list[Check], backup: Backup | None = None
+    ) -> BackupOutcome:
+        """All that is wrong where no plan can be made."""
+        guards = self._run.guards
+        plan = GuestPlan(checks=checks, idle=UNPLANNED)
+        if found is None:
+            plan.checks += guards.expected(None)
+        else:
+            plan.impact = guards.impact(cluster.running(), found)
+            plan.identity = Identity.of(found).as_dict()
+            plan.checks += [check_unlocked(found), check_unprotected(found)]
+            plan.checks += guards.checks(found, plan.impact, "replacing")
+        if not self._run.check_mode:
+            plan.refuse_if_failed()
+        return BackupOutcome(plan, backup, vm=guest_facts(found) if found else None)
 
     def _backup(self, cluster: Cluster, wanted: str | None) -> tuple[str, Backup]:
         node, listed = find_backup(self._api, cluster, self._wish.backup, wanted)
@@ -78,11 +108,14 @@ class RestoreManager:
 
     # In the guest's own place
 
-    def _replace(self, cluster: Cluster, found: Found, backup: Backup, archive: Archive) -> BackupOutcome:
+    def _replace(
+        self, cluster: Cluster, found: Found, exists: Check, backup: Backup, archive: Archive
+    ) -> BackupOutcome:
         guards = self._run.guards
         impact = guards.impact(cluster.running(), found)
         plan = plan_replace(self._wish, backup, archive, found, guards, impact)
         plan.identity = Identity.of(found).as_dict()
+        plan.checks.insert(0, exists)
         plan.checks += checked_site(self._api, found.node, archive, self._wish.storage, replaces=True)
         self._check_privileges(plan, found.vmid, archive)
         if not self._run.check_mode:
@@ -96,9 +129,11 @@ class RestoreManager:
 
     # Beside others
 
-    def _beside(self, cluster: Cluster, node: str, backup: Backup, archive: Archive) -> BackupOutcome:
-        checks = checked_site(self._api, node, archive, self._wish.storage)
-        allocator = Allocator(self._api, self._wanted, cluster, TakenAddresses())
+    def _beside(self, cluster: Cluster, node: str, exists: Check, backup: Backup, archive: Archive) -> BackupOutcome:
+        checks = [exists, *checked_site(self._api, node, archive, self._wish.storage)]
+        # It is not started, so that it takes disks only: others that look for room have to know.
+        room = Room(Ask(node, disks_gib=archive.space(self._wish.storage)))
+        allocator = Allocator(self._api, self._wanted, cluster, TakenAddresses(), room)
         choice, more = allocator.foresee(self._reservations.peek())
         checks += more
         plan = self._plan_beside(backup, archive, node, choice.vmid)

@@ -5,41 +5,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface
 from typing import Any, TypeVar
 
-from .allocation import next_address, next_vmid
-from .errors import AllocationError, PreflightError
+from .addresses import Address
+from .allocation import next_vmid
+from .errors import AllocationError, PreflightError, ProxmoxError
 from .guest import Check
+from .guest_address_choice import AddressChooser, Addressee, Given
 from .guest_addresses import TakenAddresses
-from .guest_capacity import Overcommit, check_cpu, check_disk, check_memory, is_thin
+from .guest_capacity import Ask, Overcommit
 from .guest_clone import CloneSource, choose_clone_node, clone_problems, clone_warnings, read_source
 from .guest_config import DEFAULT_DISK_GIB, Placement, memory_mib, root_disk
 from .guest_drift import volume_text
 from .guest_extras import NESTING, check_features
-from .guest_nodes import fitting_nodes
-from .guest_placement import check_bridge, check_owners, check_pool, choose_node, choose_storage, choose_template
+from .guest_nodes import fitting_nodes, without_node
+from .guest_placement import check_bridge, check_pool, choose_node, choose_storage, choose_template
 from .guest_reader import (
     Api,
     Cluster,
     Row,
     bridges,
-    owners_of,
-    promised_bytes,
     storages,
     template_volumes,
     vmid_is_free,
 )
+from .guest_room import Room, read_spaces
 from .guest_spec import DEFAULT_BRIDGE, LXC, Wanted
-from .neighbours import is_used
 from .reservations import Choice, Held
 
 _T = TypeVar("_T")
-# After which the kernel has asked a neighbour again that it remembers, and forgotten one that is gone.
-_ARP_SECONDS = 10.0
 
 
 @dataclass
@@ -53,11 +51,12 @@ class Site:
     source: CloneSource | None = None
     snapname: str | None = None
     full: bool = True
+    room: Room | None = None
     checks: list[Check] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def placement(self, choice: Choice, address: IPv4Interface | None) -> Placement:
-        """With the VMID and the address that were chosen."""
+    def placement(self, choice: Choice, addresses: Mapping[int, IPv4Interface]) -> Placement:
+        """With the VMID and the addresses that were chosen."""
         return Placement(
             node=self.node,
             vmid=choice.vmid,
@@ -65,7 +64,7 @@ class Site:
             template=self.template,
             clone_of=self.source.vmid if self.source else None,
             clone_node=self.source.node if self.source else None,
-            address=address,
+            addresses=addresses,
             source=self.source.config if self.source else {},
             snapname=self.snapname,
             full=self.full,
@@ -79,13 +78,6 @@ def choose_site(api: Api, cluster: Cluster, wanted: Wanted, limits: Overcommit) 
     return survey.site
 
 
-def room_on(api: Api, rows: Iterable[Row], node: str, name: str, gib: float, limits: Overcommit) -> Check:
-    """Whether a storage of the node has room for so much more."""
-    storage = next((r for r in rows if r.get("storage") == name), {"storage": name})
-    promised = promised_bytes(api, node, name) if is_thin(storage) and limits.disk else 0
-    return check_disk(storage, node, gib, promised, limits.disk)
-
-
 class _Survey:
     """Looks at one thing after the other and remembers what is wrong instead of stopping at it."""
 
@@ -93,6 +85,8 @@ class _Survey:
         self.site = Site()
         self._api, self._cluster, self._wanted, self._limits = api, cluster, wanted, limits
         self._space: dict[str, float] = {}  # GiB asked of each storage
+        self._storages: dict[str, list[Row]] = {}  # read already, by node
+        self._templates: dict[str, list[str]] = {}
 
     def look(self) -> None:
         wanted = self._wanted
@@ -103,9 +97,6 @@ class _Survey:
             for bridge in dict.fromkeys(n.bridge or DEFAULT_BRIDGE for n in wanted.networks):
                 self._check("bridge", partial(check_bridge, rows, bridge, node))
             self._look_for_room(node)
-        if wanted.fixed_six:
-            owners = owners_of(self._api, self._cluster.guests, wanted.fixed_six.keys())
-            self._check("address", lambda: check_owners(owners, wanted))
         pool = wanted.pool
         if pool:
             self._check("pool", lambda: check_pool(self._api.get("/pools"), pool))
@@ -119,19 +110,55 @@ class _Survey:
         """A node, and on it what a guest is made from that is no clone."""
         wanted, kind = self._wanted, self.site.kind
         self._check("options", lambda: self._possible(kind))
-        node = self._check("node", lambda: choose_node(self._candidates(), wanted.node))
+        node = self._check("node", self._choose_node)
         if node is None:
             return None
         self.site.node = node
-        rows, disk = storages(self._api, node), wanted.disk_gib or DEFAULT_DISK_GIB
+        rows, disk = self._storages_of(node), wanted.disk_gib or DEFAULT_DISK_GIB
         content = "rootdir" if kind == LXC else "images"
         storage = self._look_for_storage(rows, wanted.storage, content, disk, node)
         self.site.storage = storage
         self._look_at_volumes(rows, storage, content, node)
         if kind == LXC:
-            volumes = template_volumes(self._api, node, rows)
+            volumes = self._templates_of(node)
             self.site.template = self._check("template", lambda: choose_template(volumes, wanted.template, node))
         return node
+
+    def _choose_node(self) -> str:
+        """The wanted node, or the best one; the best that has the template where only its name was given."""
+        wanted, candidates = self._wanted, self._candidates()
+        best = choose_node(candidates, wanted.node)
+        if wanted.node is not None or self.site.kind != LXC or not wanted.template or ":" in wanted.template:
+            return best
+        node = best
+        while not self._has_template(node, wanted.template, must_answer=node == best):
+            candidates = without_node(candidates, node)
+            try:
+                node = choose_node(candidates, None)
+            except PreflightError:
+                return best  # no node has it, which is said of this one
+        return node
+
+    def _has_template(self, node: str, template: str, *, must_answer: bool) -> bool:
+        try:
+            choose_template(self._templates_of(node), template, node)
+        except PreflightError:
+            return False
+        except ProxmoxError:
+            if must_answer:
+                raise
+            return False
+        return True
+
+    def _storages_of(self, node: str) -> list[Row]:
+        if node not in self._storages:
+            self._storages[node] = storages(self._api, node)
+        return self._storages[node]
+
+    def _templates_of(self, node: str) -> list[str]:
+        if node not in self._templates:
+            self._templates[node] = template_volumes(self._api, node, self._storages_of(node))
+        return self._templates[node]
 
     def _possible(self, kind: str) -> str:
         """Refuse what this kind of guest does not have, and what no token may give it."""
@@ -162,18 +189,20 @@ class _Survey:
     def _look_for_room(self, node: str) -> None:
         wanted, source = self._wanted, self.site.source
         config = source.config if source else {}
-        rows, limits = self._cluster.rows, self._limits
-        memory = wanted.memory_mib or memory_mib(config)
-        self.site.checks.append(check_memory(rows, node, memory, limits.memory))
-        cores = wanted.cores or int(config.get("cores") or 1)
-        self.site.checks.append(check_cpu(rows, node, cores, limits.cpu))
         if source and not wanted.storage and self.site.full:
             disk = root_disk(config, source.kind)
             name = str(config.get(disk[0]) or "").partition(":")[0]
             self._space[name] = max(disk[1] or 0.0, wanted.disk_gib or 0.0)
-        found = storages(self._api, node) if self._space else []
-        for name, gib in sorted(self._space.items()):
-            self.site.checks.append(room_on(self._api, found, node, name, gib, limits))
+        ask = Ask(
+            node,
+            wanted.memory_mib or memory_mib(config),
+            wanted.cores or int(config.get("cores") or 1),
+            dict(sorted(self._space.items())),
+            runs=wanted.state == "started",
+        )
+        found = self._storages_of(node) if self._space else []
+        spaces = read_spaces(self._api, found, node, ask.disks_gib)
+        self.site.room = Room(ask, self._cluster.rows, spaces, self._limits)
 
     def _look_at_source(self) -> str | None:
         """The guest to clone, and the node and storage where its clone can go."""
@@ -192,7 +221,7 @@ class _Survey:
             if wanted.storage:
                 disk = wanted.disk_gib or round(root_disk(source.config, source.kind)[1] or DEFAULT_DISK_GIB)
                 content = "rootdir" if source.kind == LXC else "images"
-                found = storages(self._api, node)
+                found = self._storages_of(node)
                 self.site.storage = self._look_for_storage(found, wanted.storage, content, disk, node)
         return node
 
@@ -219,30 +248,21 @@ class Allocator:
         wanted: Wanted,
         cluster: Cluster,
         taken: TakenAddresses,
-        handed: Sequence[IPv4Address] = (),
+        room: Room | None = None,
+        handed: Sequence[Address] = (),
     ) -> None:
         self._api = api
         self._wanted = wanted
-        self._taken = taken
+        self._room = room
+        self._addresses = AddressChooser(Addressee(wanted.name), dict(enumerate(wanted.networks)), taken, handed)
         self._owners = {int(r["vmid"]): str(r.get("name") or "a guest without a name yet") for r in cluster.guests}
-        self._answering: set[IPv4Address] = set()
-        self._handed = handed
-        self._unused: set[IPv4Address] = set(handed)
-        self._departed: dict[IPv4Address, frozenset[str]] = {}
-        self.warnings: list[str] = []
 
     def foresee(self, held: Held) -> tuple[Choice, list[Check]]:
         """What would be chosen, with nothing written anywhere; VMID 0 is one that could not be found."""
         vmid, checks = self._foresee_vmid(held)
-        try:
-            address = self._choose_address(held, vmid)
-            while not self._address_is_free(address):
-                address = self._choose_address(held, vmid)
-        except (AllocationError, PreflightError) as e:
-            return Choice(vmid, None), [*checks, Check("address", passed=False, message=str(e))]
-        if address is not None:
-            checks.append(Check("address", passed=True, message=f"address {address} is free"))
-        return Choice(vmid, address), checks
+        given, more = self._addresses.foresee(held, vmid)
+        room = self._room.checks(held.asked) if self._room else []
+        return Choice(vmid, given.four, given.six), [*checks, *more, *room]
 
     def _foresee_vmid(self, held: Held) -> tuple[int, list[Check]]:
         wish = self._wanted.vmid
@@ -263,7 +283,7 @@ class Allocator:
             choice = reserve(self._choose)
             if not vmid_is_free(self._api, choice.vmid):
                 self.vmid_taken(choice.vmid)
-            elif self._address_is_free(choice.address):
+            elif self._addresses.are_free(Given(dict(choice.addresses), dict(choice.six))):
                 return choice
 
     def vmid_taken(self, vmid: int) -> None:
@@ -275,19 +295,25 @@ class Allocator:
             )
         self._owners[vmid] = "somebody else"
 
-    def interface(self, choice: Choice) -> IPv4Interface | None:
-        """The chosen address with its prefix length."""
-        network = self._wanted.network
-        if choice.address is None:
-            return None
-        if isinstance(network.ip, IPv4Interface):
-            return network.ip
-        return IPv4Interface(network.pool.interface(choice.address)) if network.pool else None
+    @property
+    def warnings(self) -> list[str]:
+        """What to say of the addresses that were chosen."""
+        return self._addresses.warnings
+
+    def interfaces(self, choice: Choice) -> dict[int, IPv4Interface]:
+        """The chosen addresses with their prefix lengths, by the number of their interface."""
+        return self._addresses.interfaces(choice.addresses)
 
     def _choose(self, held: Held) -> Choice:
         vmid = self._choose_vmid(held)
-        more = [network.ip.ip for network in self._wanted.more_networks if isinstance(network.ip, IPv4Interface)]
-        return Choice(vmid, self._choose_address(held, vmid), tuple(more))
+        given = self._addresses.choose(held, vmid)
+        if self._room is None:
+            return Choice(vmid, given.four, given.six)
+        # Others may have reserved room since this run looked.
+        lacking = [c.message for c in self._room.checks(held.asked) if not c.passed]
+        if lacking:
+            raise PreflightError("; ".join(lacking))
+        return Choice(vmid, given.four, given.six, self._room.ask)
 
     def _choose_vmid(self, held: Held) -> int:
         wish = self._wanted.vmid
@@ -298,55 +324,3 @@ class Allocator:
                 f"VMID {wish} is being given to {held.vmids[wish]} right now: choose another vmid, or leave it out"
             )
         return wish
-
-    def _choose_address(self, held: Held, vmid: int) -> IPv4Address | None:
-        network = self._wanted.network
-        self._departed, self.warnings = held.departed, []
-        for other in self._wanted.more_networks:
-            owner = self._owner(held, other.ip.ip) if isinstance(other.ip, IPv4Interface) else None
-            if owner:
-                raise PreflightError(f"{other.ip} belongs to {owner}: choose another {other.label}.ip")
-        if isinstance(network.ip, IPv4Interface):
-            return self._wished_address(held, network.ip.ip)
-        if network.ip != "auto" or network.pool is None:
-            return None
-        taken = self._taken.owners.keys() | held.addresses.keys() | self._answering
-        own = {a for a, q in held.quarantined.items() if self._wanted.name in q.names}
-        for address in (*self._handed, *sorted(own)):
-            if network.pool.usable(address) and address not in taken:
-                return address  # made again: clients may still know the guest by it
-        # An address numbered like the VMID is easy to remember, where the pool has it.
-        resting = {a: q.until for a, q in held.quarantined.items() if a not in own}
-        return next_address(network.pool, taken, resting=resting, hint=vmid)
-
-    def _wished_address(self, held: Held, address: IPv4Address) -> IPv4Address:
-        owner = self._owner(held, address)
-        if owner:
-            label = self._wanted.network.label
-            raise PreflightError(f"{address} belongs to {owner}: choose another {label}.ip, or auto")
-        before, name = held.quarantined.get(address), self._wanted.name
-        if before is not None and name not in before.names:
-            self.warnings.append(
-                f"{address} belonged to {' and '.join(sorted(before.names))} until lately and is in quarantine until"
-                f" {before.until:%Y-%m-%d %H:%M:%S} UTC: others may still take {name} for it."
-            )
-        return address
-
-    def _owner(self, held: Held, address: IPv4Address) -> str | None:
-        return self._taken.owners.get(address) or held.addresses.get(address)
-
-    def _address_is_free(self, address: IPv4Address | None) -> bool:
-        departed = self._taken.departed | self._departed.get(address, frozenset()) if address else ()
-        fixed = isinstance(self._wanted.network.ip, IPv4Interface)
-        if address is None or address in self._unused:
-            return True
-        if not is_used(address, departed, patience=_ARP_SECONDS if fixed else 0.0):
-            self._unused.add(address)
-            return True
-        if fixed:
-            raise PreflightError(
-                f"{address} is in use on the network, although no guest known here has it:"
-                f" choose another {self._wanted.network.label}.ip, or auto"
-            )
-        self._answering.add(address)
-        return False

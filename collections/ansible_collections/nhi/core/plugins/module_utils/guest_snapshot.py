@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .errors import PreflightError
-from .guest import Action, Check, Found, GuestPlan, Impact
+from .guest import UNPLANNED, Action, Check, Found, GuestPlan, Impact
 from .guest_checks import check_unlocked, check_unprotected
 from .guest_config import flag
 from .guest_guards import Guards, GuestName
@@ -86,17 +86,22 @@ def snapshots_of(rows: Iterable[Mapping[str, Any]]) -> list[Snapshot]:
 
 def plan_present(wish: SnapshotWish, found: Found, snapshots: Sequence[Snapshot], *, supported: bool) -> GuestPlan:
     """Take the snapshot, or correct its description."""
-    _refuse_memory_of_container(wish, found)
     there = _named(snapshots, wish.snapshot)
     plan = GuestPlan()
     if there is None:
         _plan_take(plan, wish, found, snapshots, supported=supported)
+    if wish.vmstate and found.type != QEMU:
+        text = f"{found.label} is a container, whose memory can not be kept: leave vmstate out"
+        plan.checks.append(Check("vmstate", passed=False, message=text))
+    if there is None:
         return plan
     if there.unfinished:
-        raise PreflightError(
+        text = (
             f"snapshot {there.name} of {found.label} was left half done ({there.unfinished}):"
             " remove it with state: absent, then take it again"
         )
+        plan.checks.append(Check("complete", passed=False, message=text))
+        return plan
     if wish.vmstate and not there.vmstate:
         plan.warnings.append(f"Snapshot {there.name} of {found.label} is there without memory, which can not be added.")
     if wish.description is not None and wish.description != there.description:
@@ -125,8 +130,14 @@ def plan_rollback(
     guards: Guards,
     impact: Impact,
 ) -> GuestPlan:
-    """Go back to the snapshot; ``then`` is the configuration it holds."""
-    there = required(found, snapshots, wish.snapshot)
+    """Go back to the snapshot; ``then`` is the configuration it holds, if it is there."""
+    there = _named(snapshots, wish.snapshot)
+    guarding = [check_unprotected(found), *guards.checks(found, impact, "rolling back")]
+    if there is None:
+        names = ", ".join(s.name for s in snapshots) or "none"
+        text = f"snapshot {wish.snapshot} of {found.label} does not exist: its snapshots are {names}"
+        checks = [check_unlocked(found), Check("snapshot", passed=False, message=text), *guarding]
+        return GuestPlan(checks=checks, impact=impact, idle=UNPLANNED)
     again = " and start it again" if found.running and not there.vmstate else ""
     plan = GuestPlan(impact=impact)
     text = f"Take {found.label} back to snapshot {there.name} of {there.taken_at}, which loses all since then{again}"
@@ -140,20 +151,15 @@ def plan_rollback(
             good=f"snapshot {there.name} is complete",
             bad=f"snapshot {there.name} was left half done ({there.unfinished}): choose another one",
         ),
-        check_unprotected(found),
-        *guards.checks(found, impact, "rolling back"),
+        *guarding,
     ]
     plan.warnings += guards.unknown_impact(found)
     return plan
 
 
-def required(found: Found, snapshots: Sequence[Snapshot], name: str) -> Snapshot:
-    """The snapshot of that name; PreflightError lists those that there are."""
-    there = _named(snapshots, name)
-    if there is None:
-        names = ", ".join(s.name for s in snapshots) or "none"
-        raise PreflightError(f"snapshot {name} of {found.label} does not exist: its snapshots are {names}")
-    return there
+def has(snapshots: Iterable[Snapshot], name: str) -> bool:
+    """Whether there is a snapshot of that name."""
+    return _named(snapshots, name) is not None
 
 
 def config_change(now: Mapping[str, Any], then: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -199,11 +205,6 @@ def _plan_take(
             " ZFS, Ceph), or make a backup with nhi_vm_backup",
         ),
     ]
-
-
-def _refuse_memory_of_container(wish: SnapshotWish, found: Found) -> None:
-    if wish.vmstate and found.type != QEMU:
-        raise PreflightError(f"{found.label} is a container, whose memory can not be kept: leave vmstate out")
 
 
 def _named(snapshots: Iterable[Snapshot], name: str) -> Snapshot | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .guest import Action, Found, GuestPlan
+from .guest import UNPLANNED, Action, Found, GuestPlan
 from .guest_config import flag
 from .guest_guards import Guards
 from .guest_identity import Identity
@@ -23,13 +23,13 @@ from .guest_snapshot import (
     Snapshot,
     SnapshotWish,
     foretold,
+    has,
     plan_absent,
     plan_present,
     plan_rollback,
-    required,
     snapshots_of,
 )
-from .guest_work import TaskRunner, row_of, the_guest
+from .guest_work import TaskRunner, meant_guest, row_of
 from .interrupts import Interrupts
 
 _PRIVILEGES = {ROLLBACK: "VM.Snapshot.Rollback|VM.Snapshot"}
@@ -51,7 +51,7 @@ class SnapshotOutcome:
     """What was done, or in check mode would be."""
 
     plan: GuestPlan
-    found: Found
+    found: Found | None
     snapshots: list[Snapshot]
 
 
@@ -69,10 +69,15 @@ class SnapshotManager:
         """Look, plan and, outside check mode, act."""
         with self._interrupts:
             cluster = read_cluster(self._api)
-            found = the_guest(self._api, cluster, self._wish.guest)
+            found, exists = meant_guest(self._api, cluster, self._wish.guest)
+            if found is None:
+                plan = GuestPlan(checks=[exists, *self._run.guards.expected(None)], idle=UNPLANNED)
+                if not self._run.check_mode:
+                    plan.refuse_if_failed()
+                return SnapshotOutcome(plan, None, [])
             snapshots = self._list(found)
             if self._wish.state == "rollback":
-                then = self._config_of(found, required(found, snapshots, self._wish.snapshot))
+                then = self._config_of(found) if has(snapshots, self._wish.snapshot) else {}
                 impact = self._run.guards.impact(cluster.running(), found)
                 plan = plan_rollback(self._wish, found, snapshots, then, self._run.guards, impact)
             elif self._wish.state == "absent":
@@ -81,6 +86,8 @@ class SnapshotManager:
                 plan = plan_present(self._wish, found, snapshots, supported=self._supported(found))
             if plan.changed and self._wish.state != "rollback":
                 plan.checks[:0] = self._run.guards.identify(found, destructive=False)
+            if plan.changed or not exists.passed:
+                plan.checks.insert(0, exists)
             return self._carry_out(plan, found, snapshots)
 
     def _carry_out(self, plan: GuestPlan, found: Found, snapshots: list[Snapshot]) -> SnapshotOutcome:
@@ -88,9 +95,10 @@ class SnapshotManager:
         needs = [Need(_PRIVILEGES.get(a.kind, "VM.Snapshot"), (f"/vms/{found.vmid}",)) for a in plan.actions]
         if needs:
             plan.checks.append(check_privileges(self._api, needs))
+        if not self._run.check_mode:
+            plan.refuse_if_failed()
         if self._run.check_mode or not plan.changed:
             return SnapshotOutcome(plan, found, foretold(self._wish, snapshots, plan))
-        plan.refuse_if_failed()
         refuse_if_changed(self._api, found)
         try:
             for action in plan.actions:
@@ -126,8 +134,8 @@ class SnapshotManager:
     def _list(self, found: Found) -> list[Snapshot]:
         return snapshots_of(self._api.get(guest_path(found.type, found.node, found.vmid, "snapshot")))
 
-    def _config_of(self, found: Found, snapshot: Snapshot) -> dict[str, object]:
-        path = guest_path(found.type, found.node, found.vmid, "snapshot", snapshot.name, "config")
+    def _config_of(self, found: Found) -> dict[str, object]:
+        path = guest_path(found.type, found.node, found.vmid, "snapshot", self._wish.snapshot, "config")
         return dict(self._api.get(path))
 
     def _supported(self, found: Found) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address, IPv6Interface
 from typing import Any
 
 from .allocation import parse_vmid_range
@@ -79,11 +78,6 @@ class Wanted:
     def networks(self) -> tuple[WantedNetwork, ...]:
         """All interfaces; the place of one is its number."""
         return (self.network, *self.more_networks)
-
-    @property
-    def fixed_six(self) -> dict[IPv6Address, str]:
-        """Fixed IPv6 addresses with the option that each was given in."""
-        return {n.ip6.ip: f"{n.label}.ip6" for n in self.networks if isinstance(n.ip6, IPv6Interface)}
 
     @property
     def source(self) -> str | None:

@@ -74,6 +74,10 @@ def undo_creation(api: Api, made: Made) -> Undone:
             return Undone(f"{made.label} was not there a while later: look once more before you repeat it.")
         if found.operation != made.operation:
             return Undone(f"VMID {made.vmid} belongs to {found.label}, which this run did not make: it was left alone.")
+        if found.protected and is_as_copied(made, found.config):
+            # Its source was protected, and so is the copy until it is configured: nobody else protected it.
+            data = {"delete": "protection", "digest": found.config.get("digest")}
+            patiently(lambda: api.put(guest_path(made.kind, made.node, made.vmid, "config"), data))
         remove(api, found)
     except ProxmoxError as e:
         return Undone(
@@ -81,6 +85,16 @@ def undo_creation(api: Api, made: Made) -> Undone:
             settled=False,
         )
     return Undone(f"Undone: {made.label} was destroyed again.")
+
+
+def is_as_copied(made: Made, config: Mapping[str, Any]) -> bool:
+    """Whether a clone has the configuration with which it was copied, as far as that can be told."""
+    if not made.copied or made.configured is None:
+        return made.copied
+    before = made.configured.before
+    added = filter(None, str(before.get("delete") or "").split(","))
+    kept = all(str(config.get(k)) == str(v) for k, v in before.items() if k != "delete" and v is not None)
+    return kept and not any(k in config for k in added)
 
 
 def inverse(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,18 +10,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import GuestChangeError, PreflightError
-from .guest import Found
+from .guest import Check, Found
 from .guest_guards import GuestName
-from .guest_reader import Api, Cluster, Row, find_guest
+from .guest_reader import Api, Cluster, Row, look_up_guest
 from .interrupts import InterruptedRunError, Interrupts
+
+
+def meant_guest(api: Api, cluster: Cluster, wanted: GuestName) -> tuple[Found | None, Check]:
+    """The guest that is meant, read now, with a failed check where there is none or where that is not certain."""
+    found, check = look_up_guest(api, cluster, wanted)
+    if found is None and check.passed:
+        named = wanted.name + (f" (VMID {wanted.vmid})" if wanted.vmid is not None else "")
+        text = f"{named} does not exist, or this token can not see it: correct name and vmid"
+        check = Check("exists", passed=False, message=text)
+    return found, check
 
 
 def the_guest(api: Api, cluster: Cluster, wanted: GuestName) -> Found:
     """The one guest that is meant, read now; PreflightError when there is none."""
-    found = find_guest(api, cluster, wanted)
-    if found is None:
-        named = wanted.name + (f" (VMID {wanted.vmid})" if wanted.vmid is not None else "")
-        raise PreflightError(f"{named} does not exist, or this token can not see it: correct name and vmid")
+    found, check = meant_guest(api, cluster, wanted)
+    if found is None or not check.passed:
+        raise PreflightError(check.message)
     return found
 
 

@@ -11,8 +11,11 @@ import struct
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+
+from .addresses import Address
+from .neighbours6 import is_on_link, known_neighbour, solicit
 
 _PROBE_PORT = 22
 _PROBE_SECONDS = 0.5
@@ -31,12 +34,12 @@ class Neighbour:
     device: str
 
 
-def is_used(address: IPv4Address, departed: Collection[str] = (), *, patience: float = 0.0) -> bool:
+def is_used(address: Address, departed: Collection[str] = (), *, patience: float = 0.0) -> bool:
     """Whether somebody on a network of this host has the address, even if it accepts and refuses nothing.
 
-    A host that drops everything still answers ARP, or nobody could reach it. The kernel remembers for a while who
-    answered: ``departed`` are MACs of guests that are gone. Others are asked once more, which takes root; without it
-    the kernel finds out itself, for which ``patience`` seconds may pass.
+    A host that drops everything still answers ARP, or for IPv6 neighbour solicitations, or nobody could reach it. The
+    kernel remembers for a while who answered: ``departed`` are MACs of guests that are gone. Others are asked once
+    more, which takes root; without it the kernel finds out itself, for which ``patience`` seconds may pass.
     """
     deadline = time.monotonic() + patience
     while not answers(address):
@@ -52,7 +55,7 @@ def is_used(address: IPv4Address, departed: Collection[str] = (), *, patience: f
     return True
 
 
-def answers(address: IPv4Address, *, port: int = _PROBE_PORT, seconds: float = _PROBE_SECONDS) -> bool:
+def answers(address: Address, *, port: int = _PROBE_PORT, seconds: float = _PROBE_SECONDS) -> bool:
     """Whether somebody on a network of this host answers at the address: a refusal is an answer too.
 
     Only neighbours are asked (SO_DONTROUTE): across a router a refusal may come from the router itself,
@@ -60,14 +63,22 @@ def answers(address: IPv4Address, *, port: int = _PROBE_PORT, seconds: float = _
     """
     if address.is_loopback:
         return False
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    family = socket.AF_INET
+    if isinstance(address, IPv6Address):
+        family = socket.AF_INET6
+        if not is_on_link(address):
+            return False  # Linux heeds SO_DONTROUTE for IPv4 only
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
         probe.settimeout(seconds)
         return probe.connect_ex((str(address), port)) in (0, errno.ECONNREFUSED)
 
 
-def neighbour(address: IPv4Address, table: Path = _TABLE) -> Neighbour | None:
+def neighbour(address: Address, table: Path = _TABLE) -> Neighbour | None:
     """Whom the kernel knows under the address; None when nobody answered for it."""
+    if isinstance(address, IPv6Address):
+        known = known_neighbour(address)
+        return Neighbour(*known) if known else None
     try:
         lines = table.read_text().splitlines()[1:]
     except OSError:
@@ -81,18 +92,25 @@ def neighbour(address: IPv4Address, table: Path = _TABLE) -> Neighbour | None:
     return None
 
 
-def still_there(address: IPv4Address, known: Neighbour, *, seconds: float = _PROBE_SECONDS) -> bool | None:
-    """Whether somebody answers for the address now (an ARP probe as in RFC 5227); None when this may not be asked."""
+def still_there(address: Address, known: Neighbour, *, seconds: float = _PROBE_SECONDS) -> bool | None:
+    """Whether somebody answers for the address now; None when this may not be asked."""
     try:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_ARP)) as wire:
-            wire.bind((known.device, _ETH_ARP))
-            own = wire.getsockname()[4]
-            # Without an own address in it: nobody is to learn one from this question.
-            arp = struct.pack("!HHBBH", 1, _ETH_IPV4, 6, 4, _REQUEST) + own + bytes(4) + bytes(6) + address.packed
-            question = b"\xff" * 6 + own + struct.pack("!H", _ETH_ARP) + arp
-            return any(_is_answered(wire, question, address, seconds) for _try in range(2))
-    except (OSError, AttributeError):
+        if isinstance(address, IPv6Address):
+            return solicit(address, known.device, seconds)
+        return _still_there4(address, known, seconds)
+    except (OSError, AttributeError, ValueError):
         return None
+
+
+def _still_there4(address: IPv4Address, known: Neighbour, seconds: float) -> bool:
+    """An ARP probe as in RFC 5227."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_ARP)) as wire:
+        wire.bind((known.device, _ETH_ARP))
+        own = wire.getsockname()[4]
+        # Without an own address in it: nobody is to learn one from this question.
+        arp = struct.pack("!HHBBH", 1, _ETH_IPV4, 6, 4, _REQUEST) + own + bytes(4) + bytes(6) + address.packed
+        question = b"\xff" * 6 + own + struct.pack("!H", _ETH_ARP) + arp
+        return any(_is_answered(wire, question, address, seconds) for _try in range(2))
 
 
 def _is_answered(wire: socket.socket, question: bytes, address: IPv4Address, seconds: float) -> bool:

@@ -17,23 +17,27 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
+from .addresses import Address
 from .errors import NHIError, PreflightError, StateError
 from .files import discard, explain, read_if_exists, sync_directory, write_new
+from .guest_capacity import Ask, Asked
 from .guest_spec import aside_name
 from .journal import path_of
 from .lock import Holder, infrastructure_lock
 
 FILE_NAME = "reservations.json"
 QUARANTINE_SECONDS = 300.0
-_VERSION = 2
+_VERSION = 3
 # Long after every run that could still act on an older reading of the cluster.
 _KEPT = timedelta(hours=1)
 _RESERVED, _USED, _QUARANTINED = "reserved", "used", "quarantined"
 _LOCK_SECONDS = 60.0
+# The cluster tells what a guest has and whether it runs up to ten seconds late.
+_LAG = timedelta(seconds=20)
 
 
 class AppearedMeanwhileError(NHIError):
@@ -42,11 +46,17 @@ class AppearedMeanwhileError(NHIError):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a run settled on; ``more`` are addresses of further interfaces."""
+    """What a run settled on: a VMID, fixed addresses by the number of their interface, and what the guest takes."""
 
     vmid: int
-    address: IPv4Address | None
-    more: tuple[IPv4Address, ...] = ()
+    addresses: Mapping[int, IPv4Address] = field(default_factory=dict)
+    six: Mapping[int, IPv6Address] = field(default_factory=dict)
+    ask: Ask | None = None  # None: a guest that is there takes no more than it has
+
+    @property
+    def all_addresses(self) -> list[Address]:
+        """Of both families, each once."""
+        return list(dict.fromkeys([*self.addresses.values(), *self.six.values()]))
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class Reservation:
     type: str | None = None
     macs: list[str] = field(default_factory=list)
     until: str | None = None
+    ask: dict[str, Any] | None = None
 
     @property
     def since(self) -> datetime:
@@ -97,13 +108,15 @@ class Quarantined:
 class Held:
     """VMIDs and addresses that others hold, with who holds them.
 
-    ``departed`` has the MACs that lately had an address and are gone: neighbours may remember them still.
+    ``departed`` has the MACs that lately had an address and are gone: neighbours may remember them still. ``asked`` has
+    the guests by VMID that were not there, or not seen whole, when the cluster was read.
     """
 
     vmids: dict[int, str]
-    addresses: dict[IPv4Address, str]
-    quarantined: dict[IPv4Address, Quarantined] = field(default_factory=dict)
-    departed: dict[IPv4Address, frozenset[str]] = field(default_factory=dict)
+    addresses: dict[Address, str]
+    quarantined: dict[Address, Quarantined] = field(default_factory=dict)
+    departed: dict[Address, frozenset[str]] = field(default_factory=dict)
+    asked: dict[int, Asked] = field(default_factory=dict)
 
 
 class Reservations:
@@ -114,12 +127,17 @@ class Reservations:
         self._path = directory / FILE_NAME
         self._quarantine = timedelta(seconds=quarantine_seconds)
 
-    def peek(self, gone: Collection[str] = (), leaving: tuple[str, int] | None = None) -> Held:
+    def peek(
+        self,
+        gone: Collection[str] = (),
+        read_at: datetime | None = None,
+        leaving: tuple[str, int] | None = None,
+    ) -> Held:
         """What is held right now, for a check run: takes no lock and writes nothing.
 
         ``leaving`` is name and VMID of the guest whose place the new one takes: what it has is not held against that.
         """
-        return _held(_staying(self._freed(self._read(), lambda r: r.operation in gone), leaving))
+        return _held(_staying(self._freed(self._read(), lambda r: r.operation in gone), leaving), read_at)
 
     def used(self) -> list[Reservation]:
         """Lines of guests that were made and have an address, to be compared with what is there."""
@@ -147,10 +165,11 @@ class Reservations:
             others = self._freed(others, lambda r: r.operation in gone and r.since < read_at)
             choice = choose(_held(_staying(others, leaving), read_at))
             holder = asdict(Holder.me(operation))
-            given = [str(address) for address in (choice.address, *choice.more) if address is not None]
-            addresses: list[str | None] = [*given] or [None]
+            ask = asdict(choice.ask) if choice.ask else None
+            addresses: list[str | None] = [*map(str, choice.all_addresses)] or [None]
             mine = [
-                Reservation(operation, name, choice.vmid, address, _RESERVED, _now(), holder) for address in addresses
+                Reservation(operation, name, choice.vmid, address, _RESERVED, _now(), holder, ask=ask)
+                for address in addresses
             ]
             self._write([*others, *mine])
         return choice
@@ -162,8 +181,13 @@ class Reservations:
             mine = [r for r in lines if r.operation == operation]
             guests = {(r.name, r.vmid) for r in mine}
             addresses = {r.address for r in mine}
-            rest = [r for r in lines if r.operation != operation]
-            had = self._freed(rest, lambda r: (r.name, r.vmid) in guests and r.address not in addresses)
+            others = [r for r in lines if r.operation != operation]
+            # This line takes the place of an earlier operation's for an address that the guest has still.
+            rest = [
+                r for r in others
+                if r.status != _USED or (r.name, r.vmid) not in guests or r.address not in addresses
+            ]  # fmt: skip
+            had = self._freed(rest, lambda r: (r.name, r.vmid) in guests)
             at, known = _now(), sorted(macs)
             return had + [replace(r, status=_USED, at=at, type=kind or r.type, macs=known or r.macs) for r in mine]
 
@@ -296,9 +320,9 @@ def _held(reservations: list[Reservation], read_at: datetime | None = None) -> H
     """What the lines hold; a VMID only until the caller's reading of the cluster shows it."""
     now = datetime.now(UTC)
     new = [r for r in reservations if r.status == _USED and r.since >= (read_at or now)]
-    with_address = [(IPv4Address(r.address), r) for r in reservations if r.address]
+    with_address = [(ip_address(r.address), r) for r in reservations if r.address]
     resting = [(address, r) for address, r in with_address if r.status == _QUARANTINED]
-    departed: dict[IPv4Address, frozenset[str]] = {}
+    departed: dict[Address, frozenset[str]] = {}
     for address, line in resting:
         departed[address] = departed.get(address, frozenset()) | {mac.lower() for mac in line.macs}
     return Held(
@@ -306,11 +330,17 @@ def _held(reservations: list[Reservation], read_at: datetime | None = None) -> H
         {address: r.name for address, r in with_address if r.status != _QUARANTINED},
         _quarantined((address, r) for address, r in resting if r.rests_until > now),
         departed,
+        {r.vmid: Asked(r.name, Ask(**r.ask)) for r in reservations if r.ask and _is_asked(r, read_at or now)},
     )
 
 
-def _quarantined(lines: Iterable[tuple[IPv4Address, Reservation]]) -> dict[IPv4Address, Quarantined]:
-    found: dict[IPv4Address, Quarantined] = {}
+def _is_asked(line: Reservation, read_at: datetime) -> bool:
+    """Whether what the guest takes was not to be seen whole when the cluster was read."""
+    return line.status == _RESERVED or (line.status == _USED and line.since >= read_at - _LAG)
+
+
+def _quarantined(lines: Iterable[tuple[Address, Reservation]]) -> dict[Address, Quarantined]:
+    found: dict[Address, Quarantined] = {}
     for address, line in lines:
         known = found.get(address, Quarantined(frozenset(), line.rests_until))
         found[address] = Quarantined(known.names | {line.name}, max(known.until, line.rests_until))

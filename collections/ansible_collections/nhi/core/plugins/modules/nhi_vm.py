@@ -105,7 +105,7 @@ options:
   node:
     description:
       - Node of the guest. If not specified, a new guest goes to the online node with the most free memory of those
-        that have O(storage) and the storage that O(template) names.
+        that have O(storage), and O(template) or the storage that it names.
       - Guests are never migrated.
     type: str
   cores:
@@ -278,9 +278,11 @@ options:
   known_hosts:
     description:
       - File in which the SSH host keys of the guest are recorded once it runs, and from which they are removed with it.
-      - The keys of a new container are compared with the fingerprints that Proxmox VE printed when it made them.
-        Nobody vouches for those of clones, restored guests and virtual machines. They are recorded at first sight, with
-        a warning, and a key that changed afterwards fails the task.
+      - The keys of a new container are compared with the fingerprints that Proxmox VE printed when it made them, those
+        of a virtual machine with what its guest agent reads, which takes C(VM.GuestAgent.FileRead), before Proxmox VE 9
+        C(VM.Monitor).
+      - Nobody vouches for cloned and restored containers, and for machines whose agent can not be asked. Their keys are
+        recorded at first sight, with a warning, and a key that changed afterwards fails the task.
       - Nothing is recorded in check mode, and none without this option.
     type: path
   dependency_graph:
@@ -311,6 +313,8 @@ options:
     description:
       - How many times a node's memory the guests that run on it may be given together, counting the guest that is
         created, started or enlarged. V(0) is no limit.
+      - A guest that is created is counted together with those that other runs with the same O(state_dir) are making,
+        here and for cores and disks.
     type: float
     default: 1.5
   max_cpu_overcommit:
@@ -510,8 +514,8 @@ restart_required:
   sample: [memory]
 host_key:
   description:
-    - How the guest's SSH host keys came to be known. V(verified) by what Proxmox VE printed when it made them,
-      V(first_sight), V(unchanged) since an earlier run, or V(none) when no SSH answers.
+    - How the guest's SSH host keys came to be known. V(verified) by what Proxmox VE printed when it made them or by
+      the guest agent, V(first_sight), V(unchanged) since an earlier run, or V(none) when no SSH answers.
     - Null without O(known_hosts), in check mode, and when the guest does not run.
   returned: success
   type: str

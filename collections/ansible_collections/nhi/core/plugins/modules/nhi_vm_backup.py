@@ -204,8 +204,8 @@ actions:
   sample: [{kind: backup, text: 'Back up LXC 102 postgres-lxc on pve to local, while it runs'}]
 preflight:
   description:
-    - The checks made before anything is done. In check mode a failed one is returned and warned about. In a real run
-      it ends the task.
+    - The checks made before anything is done, with C(exists) for a guest that is not there or not certain. In check
+      mode those that fail are returned and warned about. In a real run they end the task, all in one message.
   returned: success
   type: list
   elements: dict

@@ -105,7 +105,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 vm:
-  description: The guest as it is now.
+  description: The guest as it is now. Null where check mode finds none.
   returned: success
   type: dict
   sample: {vmid: 105, name: redis-cache, type: lxc, node: pve, status: running, memory: 256}
@@ -132,8 +132,8 @@ actions:
   sample: [{kind: snapshot, text: Take snapshot before_upgrade of LXC 105 redis-cache on pve}]
 preflight:
   description:
-    - The checks made before anything is done. In check mode a failed one is returned and warned about. In a real run
-      it ends the task.
+    - The checks made before anything is done, with C(exists) for a guest that is not there or not certain. In check
+      mode those that fail are returned and warned about. In a real run they end the task, all in one message.
   returned: success
   type: list
   elements: dict
@@ -213,7 +213,7 @@ def result_of(outcome: SnapshotOutcome) -> dict[str, Any]:
     """What the module returns."""
     return {
         **plan_result(outcome.plan),
-        "vm": guest_facts(outcome.found),
+        "vm": guest_facts(outcome.found) if outcome.found else None,
         "snapshots": [s.as_dict() for s in outcome.snapshots],
     }
 

@@ -51,6 +51,7 @@ class FakeProxmox:
         self.backups: dict[str, dict[str, Any]] = {}
         self.task_warnings = 0
         self.macs = False
+        self.cores: int | None = None  # of the node; None where the token does not see it
         # Options that a running guest takes over at its next start only.
         self.slow = {
             "lxc": {"nameserver", "searchdomain", "features", "timezone"},
@@ -146,7 +147,7 @@ class FakeProxmox:
 
     def _content(self, storage: str, given: dict[str, Any]) -> list[dict[str, Any]]:
         if "content" not in given:
-            return [d for g in self.guests.values() for d in _disks(g["config"], storage)]
+            return [{**d, "vmid": vmid} for vmid, g in self.guests.items() for d in _disks(g["config"], storage)]
         if given["content"] == "backup":
             return [b["row"] for b in self.backups.values() if given.get("vmid") in (None, b["row"]["vmid"])]
         return [{"volid": t} for t in self.templates]
@@ -156,6 +157,7 @@ class FakeProxmox:
             {"type": "storage", "node": NODE, "storage": "local", "content": "backup", "status": "available"}
         ]
         rows += [{"type": "node", "node": NODE, "status": "online", "maxmem": 32 * GIB, "mem": GIB}]
+        rows[-1] |= {"maxcpu": self.cores} if self.cores else {}
         for vmid, guest in self.guests.items():
             if vmid in self.hidden:
                 continue
@@ -163,7 +165,7 @@ class FakeProxmox:
             rows.append({
                 "type": guest["type"], "vmid": vmid, "node": NODE, "name": config.get("hostname", config.get("name")),
                 "status": "running" if guest["running"] else "stopped", "template": config.get("template", 0),
-                "tags": config.get("tags", ""), "pool": guest["pool"],
+                "tags": config.get("tags", ""), "pool": guest["pool"], "maxmem": int(config.get("memory", 512)) << 20,
             })  # fmt: skip
         return rows
 

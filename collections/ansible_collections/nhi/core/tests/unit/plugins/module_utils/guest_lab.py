@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ class GuestLab:
     def holding(self, operation: str, name: str, address: str) -> Iterator[None]:
         """While another run is about to use an address."""
         ledger = Reservations(self.state_dir)
-        ledger.reserve(operation, name, datetime.now(UTC), lambda _held: Choice(150, IPv4Address(address)))
+        ip = ip_address(address)
+        choice = Choice(150, {0: ip}) if isinstance(ip, IPv4Address) else Choice(150, {}, {0: ip})
+        ledger.reserve(operation, name, datetime.now(UTC), lambda _held: choice)
         yield
         ledger.release(operation)
 

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.nhi.core.plugins.module_utils import neighbours
-from ansible_collections.nhi.core.plugins.module_utils.errors import PreflightError
+from ansible_collections.nhi.core.plugins.module_utils import guest_address_choice, neighbours
+from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, PreflightError, ProxmoxError
 from ansible_collections.nhi.core.plugins.module_utils.neighbours import Neighbour, is_used, neighbour, still_there
-from ansible_collections.nhi.core.plugins.module_utils.reservations import Reservations
+from ansible_collections.nhi.core.plugins.module_utils.neighbours6 import is_on_link
+from ansible_collections.nhi.core.plugins.module_utils.reservations import Choice, Reservations
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.guest_lab import NETWORK, REDIS, GuestLab
 
 HEAD = "IP address       HW type     Flags       HW address            Mask     Device\n"
@@ -69,7 +71,7 @@ def test_a_host_that_drops_everything_is_skipped(lab: GuestLab, table: Path) -> 
 def test_a_host_that_drops_everything_makes_a_fixed_address_refused(
     lab: GuestLab, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible_collections.nhi.core.plugins.module_utils.guest_site._ARP_SECONDS", 0.0)
+    monkeypatch.setattr(guest_address_choice, "_NEIGHBOUR_SECONDS", 0.0)
     table.write_text(HEAD + row("10.99.0.105"))
     with pytest.raises(PreflightError, match=r"10\.99\.0\.105 is in use on the network, although no guest"):
         fixed(lab, "10.99.0.105")
@@ -202,7 +204,7 @@ def test_a_guest_that_got_another_address_holds_it_and_leaves_the_old_one(lab: G
 def test_an_address_that_another_run_is_giving_away_is_not_given_to_a_guest_that_is_there(lab: GuestLab) -> None:
     lab.run(REDIS)
     lab.run({**REDIS, "name": "db"})
-    with lab.holding("op-x", "web", "10.99.0.150"), pytest.raises(PreflightError, match="being given to web"):
+    with lab.holding("op-x", "web", "10.99.0.150"), pytest.raises(PreflightError, match="held for web"):
         fixed(lab, "10.99.0.150", template=None)
     assert lab.pve.guests[105]["config"]["net0"].count("10.99.0.105") == 1
 
@@ -213,3 +215,113 @@ def test_a_guest_that_was_made_is_bound_by_its_kind_and_mac(lab: GuestLab) -> No
     line = Reservations(lab.state_dir).used()[0]
     assert (line.vmid, line.type, line.name, line.macs) == (105, "lxc", "redis", ["bc:24:11:00:00:69"])
     assert line.operation in lab.pve.guests[105]["config"]["description"]
+
+
+# IPv6
+
+SIX = "2001:db8::5"
+
+
+def six(lab: GuestLab, name: str = "redis", address: str = SIX, **options: Any) -> Any:
+    return lab.run({**REDIS, "name": name, "network": {"ip": "manual", "ip6": f"{address}/64"}, **options})
+
+
+def test_a_fixed_ipv6_address_is_held_for_its_guest_and_rests_after_it(lab: GuestLab) -> None:
+    lab.pve.macs = True
+    six(lab)
+    line = Reservations(lab.state_dir).used()[0]
+    assert (line.address, line.vmid, line.type, line.macs) == (SIX, 105, "lxc", ["bc:24:11:00:00:69"])
+    with pytest.raises(
+        PreflightError, match=r"2001:db8::5 belongs to LXC 105 redis on pve: choose another network\.ip6$"
+    ):
+        six(lab, "other")
+    destroyed(lab)
+    assert list(Reservations(lab.state_dir).peek().quarantined) == [IPv6Address(SIX)]
+    assert "2001:db8::5 belonged to redis until lately" in str(six(lab, "other").plan.warnings)
+
+
+def test_an_ipv6_address_that_another_run_is_giving_away_is_refused(lab: GuestLab) -> None:
+    lab.pve.add(121, "old", net0="name=eth0,bridge=vmbr0,ip=dhcp")
+    with lab.holding("op-x", "web", SIX):
+        with pytest.raises(PreflightError, match=r"2001:db8::5 is held for web: choose another network\.ip6"):
+            six(lab)
+        with pytest.raises(PreflightError, match="2001:db8::5 is held for web"):
+            lab.run({"name": "old", "network": {"ip6": f"{SIX}/64"}})
+    assert lab.pve.writes() == []
+
+
+def test_two_runs_that_both_found_an_ipv6_address_free_do_not_both_get_it(lab: GuestLab) -> None:
+    """The other run reserves it after this one looked, and before it reserves itself."""
+
+    def other() -> None:
+        lab.pve.hooks.clear()
+        Reservations(lab.state_dir).reserve(
+            "op-x", "web", datetime.now(UTC), lambda _held: Choice(150, {}, {0: IPv6Address(SIX)})
+        )
+
+    lab.pve.hooks["GET /access/permissions"] = other
+    with pytest.raises(PreflightError, match="2001:db8::5 is held for web"):
+        six(lab)
+    assert lab.pve.writes() == []
+    assert lab.reserved() == [SIX]
+
+
+def test_a_foreign_host_makes_an_ipv6_address_refused(lab: GuestLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_address_choice, "is_used", lambda address, *_, **__: address == IPv6Address(SIX))
+    with pytest.raises(PreflightError, match=r"2001:db8::5 is in use on the network, .*choose another network.ip6$"):
+        six(lab)
+    lab.pve.add(121, "old", net0="name=eth0,bridge=vmbr0,ip=dhcp")
+    with pytest.raises(PreflightError, match=r"2001:db8::5 is in use on the network"):
+        lab.run({"name": "old", "network": {"ip6": f"{SIX}/64"}})
+    assert lab.pve.writes() == []
+
+
+def test_the_address_that_a_guest_has_leased_may_become_its_own(lab: GuestLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_address_choice, "is_used", lambda *_, **__: True)
+    monkeypatch.setattr(guest_address_choice, "neighbour", lambda _address: Neighbour(FOREIGN, "vmbr0"))
+    lab.pve.add(121, "old", net0=f"name=eth0,bridge=vmbr0,ip=dhcp,hwaddr={FOREIGN.upper()}")
+    fixed(lab, "10.99.0.121", name="old", template=None)
+    assert "ip=10.99.0.121/24" in lab.pve.guests[121]["config"]["net0"]
+
+
+def test_a_guest_that_gives_its_ipv6_address_up_leaves_it_to_the_quarantine(lab: GuestLab) -> None:
+    six(lab)
+    lab.run({"name": "redis", "network": {"ip": "dhcp", "ip6": "manual"}})
+    held = Reservations(lab.state_dir).peek()
+    assert (held.addresses, list(held.quarantined)) == ({}, [IPv6Address(SIX)])
+
+
+def test_a_correction_that_fails_holds_nothing_more_than_before(lab: GuestLab) -> None:
+    lab.run(REDIS)
+
+    def fail() -> None:
+        raise ProxmoxError("no", status=500)
+
+    lab.pve.hooks["PUT /nodes/pve/lxc/105/config"] = fail
+    with pytest.raises(NHIError):
+        lab.run({"name": "redis", "network": {"ip6": f"{SIX}/64"}})
+    assert lab.reserved() == ["10.99.0.105"]
+
+
+ROUTES = """\
+20010db8000000000000000000000000 40 {z} 00 {z} 00000100 00000001 00000000 00000001 vmbr0
+20010db8000000000000000000000001 80 {z} 00 {z} 00000000 00000001 00000000 80000001 vmbr0
+20010db8000100000000000000000000 40 {z} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003 vmbr0
+20010db8000200000000000000000000 40 {z} 00 {z} 00000400 00000001 00000000 00200200 lo
+fe800000000000000000000000000000 40 {z} 00 {z} 00000100 00000001 00000000 00000001 vmbr0
+{z} 00 {z} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003 vmbr0
+""".format(z="0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("address", "there"),
+    [
+        ("2001:db8::5", True), ("2001:db8::1", True), ("2001:db8:1::5", False), ("2001:db8:2::5", False),
+        ("2a00::1", False), ("fe80::5", False),
+    ],
+)  # fmt: skip
+def test_only_addresses_of_networks_of_this_host_are_asked_for(tmp_path: Path, address: str, there: bool) -> None:
+    path = tmp_path / "routes"
+    path.write_text(ROUTES)
+    assert is_on_link(IPv6Address(address), path) == there
+    assert not is_on_link(IPv6Address(address), tmp_path / "none")

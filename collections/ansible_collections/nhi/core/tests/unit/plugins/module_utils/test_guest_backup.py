@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,52 @@ def test_the_request_says_what_was_asked_for(node: Node) -> None:
     node.backup()
     data = [d for m, p, d in node.pve.calls if (m, p) == ("POST", "/nodes/pve/vzdump")][-1]
     assert "prune-backups" not in data
+
+
+def refused(node: Node, run: Callable[..., BackupOutcome]) -> set[str]:
+    """Names of the checks that fail; the real run tells each of them in one message, and nothing is written."""
+    writes = node.pve.writes()
+    failed = run(check=True).plan.failed
+    with pytest.raises(PreflightError) as e:
+        run()
+    assert all(c.message in str(e.value) for c in failed)
+    assert node.pve.writes() == writes
+    return {c.name for c in failed}
+
+
+def test_a_guest_that_is_not_there_or_not_certain_is_a_failed_check_among_others(node: Node) -> None:
+    assert refused(node, partial(node.backup, name="nosuch")) == {"exists"}
+    assert refused(node, partial(node.backup, name="nosuch", storage="local-lvm")) == {"exists", "storage"}
+    node.pve.add(106, "redis")
+    assert refused(node, node.backup) == {"exists"}
+    assert node.backup(vmid=105).plan.changed
+
+
+def test_everything_that_stops_a_backup_is_told_together(node: Node) -> None:
+    node.pve.add(106, "web")
+    node.pve.guests[105]["config"]["lock"] = "snapshot"
+    node.pve.lacking = {("VM.Backup", "/vms/105")}
+    names = refused(node, partial(node.backup, vmid=106, storage="local-lvm"))
+    assert names == {"vmid", "lock", "storage", "privileges"}
+
+
+def test_everything_that_stops_a_restore_is_told_together(node: Node) -> None:
+    volid = node.made()
+    node.pve.add(106, "web")
+    node.pve.guests[105]["config"].update(lock="snapshot", protection=1)
+    names = {"vmid", "lock", "protection", "confirmed"}
+    assert refused(node, partial(node.restore, volid, vmid=106)) == names
+    gone = "local:backup/vzdump-lxc-1-2026_01_01-00_00_00.tar"
+    assert refused(node, partial(node.restore, gone, vmid=106)) == {*names, "backup"}
+    assert refused(node, partial(node.restore, gone, name="drill")) == {"backup"}
+
+
+def test_a_restore_to_a_name_that_two_guests_bear_is_refused_with_what_else_is_wrong(node: Node) -> None:
+    volid = node.made()
+    node.pve.add(106, "redis")
+    node.pve.storages = [s for s in node.pve.storages if s["storage"] != "local-lvm"]
+    assert refused(node, partial(node.restore, volid)) == {"exists", "storage"}
+    assert node.restore(volid, check=True).plan.actions == []
 
 
 def test_keeping_needs_a_privilege_of_its_own(node: Node) -> None:

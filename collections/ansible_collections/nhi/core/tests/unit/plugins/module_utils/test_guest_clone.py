@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.nhi.core.plugins.module_utils.errors import GuestChangeError, PreflightError
+from ansible_collections.nhi.core.plugins.module_utils.errors import GuestChangeError, PreflightError, ProxmoxError
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import split_marker
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.guest_lab import NETWORK, GuestLab
 
@@ -165,3 +165,59 @@ def test_a_clone_that_fails_half_way_is_destroyed_again_and_its_source_stays(lab
         lab.run({**COPY, "state": "started", "disk": 8, "network": NETWORK})
     assert list(lab.pve.guests) == [120]
     assert lab.reserved() == []
+
+
+# Half-made clones of a protected source, which are protected like it until they are configured
+
+
+def fail() -> None:
+    raise ProxmoxError("no", status=500)
+
+
+@pytest.mark.parametrize("failing", ["PUT /nodes/pve/lxc/105/config", "GET /nodes/pve/lxc/105/status/current"])
+def test_a_half_made_clone_of_a_protected_source_is_destroyed_again(lab: GuestLab, failing: str) -> None:
+    def once() -> None:
+        del lab.pve.hooks[failing]
+        fail()
+
+    lab.pve.hooks[failing] = once
+    with pytest.raises(GuestChangeError, match=r"Undone: LXC 105 copy was destroyed again"):
+        lab.run(COPY)
+    assert list(lab.pve.guests) == [120]
+    assert lab.pve.guests[120]["config"]["protection"] == 1
+
+
+def test_a_clone_that_somebody_protected_since_is_not_destroyed(lab: GuestLab) -> None:
+    def protected() -> None:
+        lab.pve.hooks.clear()
+        lab.pve.guests[105]["config"]["protection"] = 1
+        fail()
+
+    lab.pve.hooks["POST /nodes/pve/lxc/105/status/start"] = protected
+    with pytest.raises(GuestChangeError, match=r"may be left on pve and could not be removed"):
+        lab.run({**COPY, "state": "started"})
+    assert lab.pve.guests[105]["config"]["protection"] == 1
+
+
+def test_a_new_guest_that_somebody_protected_is_not_destroyed(lab: GuestLab) -> None:
+    def protected() -> None:
+        lab.pve.hooks.clear()
+        lab.pve.guests[105]["config"]["protection"] = 1
+        fail()
+
+    lab.pve.hooks["POST /nodes/pve/lxc/105/status/start"] = protected
+    with pytest.raises(GuestChangeError, match=r"could not be removed"):
+        lab.run({"name": "fresh", "template": "debian-12", "state": "started"})
+    assert lab.pve.guests[105]["config"]["protection"] == 1
+
+
+def test_a_protected_guest_that_took_the_vmid_is_left_alone(lab: GuestLab) -> None:
+    def swapped() -> None:
+        lab.pve.hooks.clear()
+        lab.pve.add(105, "theirs", protection=1)
+        fail()
+
+    lab.pve.hooks["PUT /nodes/pve/lxc/105/config"] = swapped
+    with pytest.raises(GuestChangeError, match="which this run did not make: it was left alone"):
+        lab.run(COPY)
+    assert lab.pve.guests[105]["config"]["protection"] == 1

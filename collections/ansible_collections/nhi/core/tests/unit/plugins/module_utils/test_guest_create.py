@@ -99,7 +99,7 @@ def test_vmids_of_hidden_guests_are_passed_over(lab: GuestLab) -> None:
 
 def test_addresses_of_guests_and_of_other_runs_are_passed_over(lab: GuestLab) -> None:
     lab.pve.add(120, "web", net0="name=eth0,bridge=vmbr0,ip=10.99.0.105/24")
-    other = Choice(106, IPv4Address("10.99.0.106"))
+    other = Choice(106, {0: IPv4Address("10.99.0.106")})
     Reservations(lab.state_dir).reserve("op-other", "other", datetime.now(UTC), lambda held: other)
     outcome = lab.run(REDIS)
     assert outcome.vm is not None

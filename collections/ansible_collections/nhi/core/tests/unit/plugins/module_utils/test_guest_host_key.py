@@ -16,13 +16,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils import guest_host_key
-from ansible_collections.nhi.core.plugins.module_utils.errors import GuestChangeError, PermissionDeniedError
+from ansible_collections.nhi.core.plugins.module_utils.errors import (
+    GuestChangeError,
+    PermissionDeniedError,
+    ProxmoxError,
+)
 from ansible_collections.nhi.core.plugins.module_utils.guest_host_key import (
     HostKey,
     Known,
     KnownHosts,
     Recorded,
-    created_fingerprints,
     forget_host_key,
     record_host_key,
 )
@@ -111,9 +114,90 @@ def test_where_nobody_vouches_the_key_is_taken_at_first_sight_and_that_is_said(f
     assert recorded(file) == set(OTHER)
 
 
-def test_a_virtual_machine_has_nobody_who_vouches() -> None:
-    machine = Known("brain", 100, "qemu", "pve", "192.0.2.100")
-    assert created_fingerprints(Node("vzcreate"), machine) == set()
+BRAIN = Known("brain", 100, "qemu", "pve", "192.0.2.100")
+SILENT = ProxmoxError("no agent", status=500, reason="QEMU guest agent is not running\n")
+NO_AGENT = ProxmoxError("no agent", status=500, reason="No QEMU guest agent configured")
+FORBIDDEN = PermissionDeniedError("no", status=403)
+
+
+class Machine:
+    """A machine whose agent answers with one thing after the other, the last one again and again."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+
+    def get(self, path: Any, params: Mapping[str, Any] | None = None) -> Any:
+        assert path == ("nodes", "pve", "qemu", "100", "agent", "file-read")
+        assert params == {"file": "/etc/ssh/ssh_host_ed25519_key.pub"}
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"recording a key never asks for {name}")
+
+
+def content(key: HostKey) -> dict[str, Any]:
+    return {"content": f"{key.type} {key.key} root@brain\n", "bytes-read": 40}
+
+
+def record_machine(file: KnownHosts, machine: Machine, shown: list[HostKey], *, made_now: bool = True) -> Recorded:
+    return record_host_key(machine, BRAIN, file, made_now=made_now, scan=lambda _address: shown)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_host_key, "_PATIENCE_SECONDS", 0.0)
+
+
+def test_the_key_that_a_machine_s_agent_reads_is_verified(file: KnownHosts) -> None:
+    done = record_machine(file, Machine(content(MINE[0])), MINE)
+    assert (done.status, done.changed, done.warning) == ("verified", True, None)
+    assert file.keys(["brain"]) == file.keys([BRAIN.address]) == {MINE[0]}, "nobody vouches for the RSA key"
+
+
+def test_an_agent_that_starts_after_sshd_is_waited_for(file: KnownHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_host_key, "_PAUSE_SECONDS", 0.0)
+    assert record_machine(file, Machine(SILENT, SILENT, content(MINE[0])), MINE).status == "verified"
+
+
+@pytest.mark.parametrize("made_now", [True, False])
+def test_somebody_else_at_the_address_of_a_machine_is_not_trusted(file: KnownHosts, made_now: bool) -> None:
+    with pytest.raises(GuestChangeError, match=r"host key that the guest agent of VM 100 brain reads") as e:
+        record_machine(file, Machine(content(MINE[0])), OTHER, made_now=made_now)
+    assert "\n" not in str(e.value)
+    assert not file.path.exists()
+
+
+def test_a_key_that_was_made_anew_in_the_machine_is_verified_by_its_agent(file: KnownHosts) -> None:
+    record_machine(file, Machine(content(OTHER[0])), OTHER)
+    assert record_machine(file, Machine(content(MINE[0])), MINE, made_now=False).status == "verified"
+    assert file.keys(["brain"]) == {MINE[0]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (SILENT, "could not be asked: QEMU guest agent is not running)"),
+        (NO_AGENT, "could not be asked: No QEMU guest agent configured)"),
+        (FORBIDDEN, "it lacks VM.GuestAgent.FileRead, before Proxmox VE 9 VM.Monitor, on /vms/100)"),
+        ({"content": ""}, "finds no key in /etc/ssh/ssh_host_ed25519_key.pub)"),
+        ({"content": "<html> no key"}, "finds no key in"),
+        ({"content": "ssh-ed25519 not-base64"}, "finds no key in"),
+        (None, "finds no key in"),
+    ],
+)
+def test_a_machine_whose_agent_says_nothing_is_taken_at_first_sight_and_that_is_said(
+    file: KnownHosts, impatient: None, answer: Any, words: str
+) -> None:
+    done = record_machine(file, Machine(answer), MINE)
+    assert (done.status, file.keys(["brain"])) == ("first_sight", set(MINE))
+    assert "Nobody vouches for the SSH host key of VM 100 brain" in str(done.warning)
+    assert words in str(done.warning)
+    assert "\n" not in str(done.warning)
+    with pytest.raises(GuestChangeError, match="shows another SSH host key"):
+        record_machine(file, Machine(answer), OTHER, made_now=False)
 
 
 def test_the_same_key_again_changes_nothing(file: KnownHosts) -> None:

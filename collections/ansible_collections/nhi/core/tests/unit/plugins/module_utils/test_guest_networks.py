@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.nhi.core.plugins.module_utils import guest_address_choice
 from ansible_collections.nhi.core.plugins.module_utils.errors import PreflightError
 from ansible_collections.nhi.core.plugins.module_utils.guest_config import Drift
 from ansible_collections.nhi.core.plugins.module_utils.guest_drift import drift
 from ansible_collections.nhi.core.plugins.module_utils.guest_interfaces import interface_facts
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
+from ansible_collections.nhi.core.plugins.module_utils.reservations import Choice, Reservations
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.guest_lab import GuestLab
 
 MAC0, MAC1 = "BC:24:11:00:00:01", "BC:24:11:00:00:02"
@@ -141,22 +145,22 @@ def test_no_interface_takes_the_address_of_another_guest(lab: GuestLab) -> None:
     with pytest.raises(PreflightError, match=r"belongs to LXC 120 web.*choose another networks\[1\].ip"):
         lab.run({"name": "new", "template": "debian-12", "networks": taken})
     lab.pve.add(121, "old", net0="name=eth0,bridge=vmbr0,ip=dhcp")
-    with pytest.raises(PreflightError, match=r"choose another networks\[1\].ip for LXC 121 old"):
+    with pytest.raises(PreflightError, match=r"belongs to LXC 120 web.*choose another networks\[1\].ip"):
         lab.run({"name": "old", "networks": taken})
     assert lab.pve.writes() == []
 
 
 def test_no_interface_takes_the_ipv6_address_of_another_guest(lab: GuestLab) -> None:
-    lab.pve.add(120, "web", "qemu", net1="virtio,bridge=vmbr0", ipconfig1="ip6=FD00:0::9/64")
-    taken = [{}, {"ip6": "fd00::9/64"}]
-    with pytest.raises(PreflightError, match=r"fd00::9 belongs to VM 120 web on pve: choose another networks\[1\].ip6"):
+    lab.pve.add(120, "web", "qemu", net1="virtio,bridge=vmbr0", ipconfig1="ip6=2001:DB8:0::9/64")
+    taken = [{}, {"ip6": "2001:db8::9/64"}]
+    with pytest.raises(PreflightError, match=r"2001:db8::9 belongs to VM 120 web on pve: .*networks\[1\].ip6"):
         lab.run({"name": "new", "template": "debian-12", "networks": taken})
     lab.pve.add(121, "old", net0="name=eth0,bridge=vmbr0,ip=dhcp")
-    with pytest.raises(PreflightError, match=r"fd00::9 belongs to VM 120 web on pve"):
+    with pytest.raises(PreflightError, match=r"2001:db8::9 belongs to VM 120 web on pve"):
         lab.run({"name": "old", "networks": taken})
     assert lab.pve.writes() == []
-    lab.run({"name": "old", "networks": [{}, {"ip6": "fd00::10/64"}]})
-    assert not lab.run({"name": "old", "networks": [{}, {"ip6": "fd00::10/64"}]}).plan.changed
+    lab.run({"name": "old", "networks": [{}, {"ip6": "2001:db8::10/64"}]})
+    assert not lab.run({"name": "old", "networks": [{}, {"ip6": "2001:db8::10/64"}]}).plan.changed
 
 
 @pytest.mark.parametrize("option", ["network", "networks"])
@@ -172,10 +176,123 @@ def test_every_bridge_is_looked_for(lab: GuestLab) -> None:
         lab.run({"name": "new", "template": "debian-12", "networks": [{}, {"bridge": "vmbr7"}]})
 
 
+# An address chosen for each
+
+FRONT = {"range": "10.99.0.105-10.99.0.199", "prefix": 24, "gateway": "10.99.0.1"}
+BACK = {"bridge": "vmbr0", "tag": 30, "range": "10.98.0.105-10.98.0.199", "prefix": 24}
+
+
+def ips(lab: GuestLab, vmid: int, kind: str = "lxc") -> list[str | None]:
+    return [net["ip"] for net in interface_facts(lab.pve.guests[vmid]["config"], kind)]
+
+
+@pytest.mark.parametrize("kind", ["lxc", "qemu"])
+def test_each_interface_has_an_address_chosen_of_its_own_range(lab: GuestLab, kind: str) -> None:
+    wish = {"name": "web", "type": kind, "template": "debian-12" if kind == "lxc" else None, "networks": [FRONT, BACK]}
+    shown = lab.run(wish, check_mode=True).vm
+    assert lab.pve.writes() == []
+    made = lab.run(wish).vm
+    assert ips(lab, 105, kind) == ["10.99.0.105/24", "10.98.0.105/24"]
+    assert shown is not None
+    assert made is not None
+    assert [n["ip"] for n in shown["networks"]] == [n["ip"] for n in made["networks"]] == ips(lab, 105, kind)
+    assert made["networks"][0]["gateway"] == "10.99.0.1"
+    assert lab.reserved() == ["10.98.0.105", "10.99.0.105"]
+    assert not lab.run(wish).plan.changed
+    lab.run({"name": "web", "state": "absent"}, confirm="web")
+    assert len(Reservations(lab.state_dir).peek().quarantined) == 2
+    lab.run({**wish, "name": "other"})
+    assert ips(lab, 105, kind) == ["10.99.0.106/24", "10.98.0.106/24"]
+
+
+def test_interfaces_of_one_range_have_different_addresses_and_none_that_was_asked_for_by_number(lab: GuestLab) -> None:
+    fixed = {"ip": "10.99.0.105/24"}
+    lab.run({"name": "web", "template": "debian-12", "networks": [FRONT, fixed, {**FRONT, "gateway": None}]})
+    assert ips(lab, 105) == ["10.99.0.106/24", "10.99.0.105/24", "10.99.0.107/24"]
+
+
+def test_two_interfaces_do_not_get_the_same_address_by_number(lab: GuestLab) -> None:
+    fixed = {"ip": "10.99.0.105/24"}
+    with pytest.raises(PreflightError, match=r"10\.99\.0\.105 would be the address of two interfaces: .*\[1\]\.ip"):
+        lab.run({"name": "web", "template": "debian-12", "networks": [fixed, fixed]})
+
+
+def test_a_range_that_is_full_and_an_address_that_is_taken_are_told_together(lab: GuestLab) -> None:
+    lab.pve.add(120, "old", net0="name=eth0,bridge=vmbr0,ip=10.98.0.105/24")
+    networks = [{"ip": "10.98.0.105/24"}, {**BACK, "range": "10.98.0.105-10.98.0.105"}]
+    with pytest.raises(PreflightError, match=r"belongs to LXC 120 old.*no address is free in 10\.98\.0\.105"):
+        lab.run({"name": "web", "template": "debian-12", "networks": networks})
+    assert lab.pve.writes() == []
+
+
+def test_an_interface_that_is_added_gets_an_address_chosen_which_is_held(lab: GuestLab) -> None:
+    lab.pve.macs = True
+    lab.run({"name": "web", "template": "debian-12", "network": FRONT})
+    wish = {"name": "web", "networks": [FRONT, BACK]}
+    shown = lab.run(wish, check_mode=True).plan.after
+    assert "ip=10.98.0.105/24" in shown["networks[1]"]
+    lab.run(wish)
+    assert ips(lab, 105) == ["10.99.0.105/24", "10.98.0.105/24"]
+    assert lab.reserved() == ["10.98.0.105", "10.99.0.105"], "that of the first is held as before"
+    assert Reservations(lab.state_dir).peek().quarantined == {}
+    assert not lab.run(wish).plan.changed
+
+
+def test_an_added_interface_gets_no_address_that_the_guest_has_already(lab: GuestLab) -> None:
+    lab.run({"name": "web", "template": "debian-12", "network": FRONT})
+    lab.run({"name": "web", "networks": [FRONT, {**FRONT, "gateway": None}]})
+    assert ips(lab, 105) == ["10.99.0.105/24", "10.99.0.106/24"]
+    with pytest.raises(PreflightError, match=r"10\.99\.0\.106 would be the address of two interfaces"):
+        lab.run({"name": "web", "networks": [FRONT, {}, {"ip": "10.99.0.106/24"}]})
+    swapped = [{"ip": "10.99.0.106/24"}, {"ip": "10.99.0.105/24"}]
+    lab.run({"name": "web", "networks": swapped})
+    assert ips(lab, 105) == ["10.99.0.106/24", "10.99.0.105/24"]
+    assert lab.reserved() == ["10.99.0.105", "10.99.0.106"]
+
+
+@pytest.mark.parametrize("has", ["ip=dhcp", "ip=10.97.0.5/24"])
+def test_an_interface_that_has_an_address_keeps_it(lab: GuestLab, has: str) -> None:
+    lab.pve.add(121, "old", net0=f"name=eth0,bridge=vmbr0,{has}")
+    assert not lab.run({"name": "old", "network": {**FRONT, "gateway": None}}).plan.changed
+
+
+def test_an_interface_without_an_address_gets_one(lab: GuestLab) -> None:
+    lab.pve.add(121, "old", net0="name=eth0,bridge=vmbr0,ip=manual")
+    lab.pve.add(122, "vm", "qemu", net0="virtio,bridge=vmbr0")
+    lab.pve.add(123, "cloud", "qemu", net0="virtio,bridge=vmbr0", ide2="local-lvm:vm-123-cloudinit,media=cdrom")
+    for name in ("old", "vm", "cloud"):
+        lab.run({"name": name, "network": FRONT})
+    assert ips(lab, 121) == ["10.99.0.121/24"]
+    assert ips(lab, 122, "qemu") == [None], "nobody would tell the machine"
+    assert ips(lab, 123, "qemu") == ["10.99.0.123/24"]
+
+
+def test_a_choice_that_another_run_takes_first_is_made_again_before_anything_is_changed(lab: GuestLab) -> None:
+    lab.run({"name": "web", "template": "debian-12", "network": FRONT})
+
+    def other() -> None:
+        lab.pve.hooks.clear()
+        taken = Choice(150, {0: IPv4Address("10.98.0.105")})
+        Reservations(lab.state_dir).reserve("op-x", "rival", datetime.now(UTC), lambda _held: taken)
+
+    lab.pve.hooks["GET /access/permissions"] = other
+    done = lab.run({"name": "web", "networks": [FRONT, BACK]})
+    assert "ip=10.98.0.106/24" in done.plan.after["networks[1]"]
+    assert ips(lab, 105) == ["10.99.0.105/24", "10.98.0.106/24"]
+    assert lab.reserved() == ["10.98.0.105", "10.98.0.106", "10.99.0.105"]
+
+
+def test_a_host_that_answers_is_skipped_on_each_interface(lab: GuestLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = {"10.99.0.105", "10.98.0.105", "10.98.0.106"}
+    monkeypatch.setattr(guest_address_choice, "is_used", lambda address, *_, **__: str(address) in foreign)
+    lab.run({"name": "web", "template": "debian-12", "networks": [FRONT, BACK]})
+    assert ips(lab, 105) == ["10.99.0.106/24", "10.98.0.107/24"]
+
+
 @pytest.mark.parametrize(
     ("networks", "words"),
     [
-        ([], "0 interfaces"), ([{}] * 33, "33 interfaces"), ([{}, {"ip": "auto", "range": "10.0.0.0/24"}], "the first"),
+        ([], "0 interfaces"), ([{}] * 33, "33 interfaces"), ([{}, {"ip": "auto"}], r"networks\[1\].range does not say"),
         ([{}, {"nameserver": "10.0.0.1"}], "one list of DNS"), ([{"tag": 4095}], "tag 4095 is out of range"),
         ([{"mtu": 60}], "mtu 60 is out"), ([{"mac": "BC:24:11:00:00"}], "not a MAC"), ([{"rate": 0}], "rate 0 is out"),
         ([{"mac": "01:24:11:00:00:01"}], "group address"), ([{"mac": MAC0}, {"mac": MAC0.lower()}], "same mac"),

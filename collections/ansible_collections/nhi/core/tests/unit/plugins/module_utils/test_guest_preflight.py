@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import PermissionD
 from ansible_collections.nhi.core.plugins.module_utils.graph import parse_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest import CLONE, CONFIGURE, CREATE, Action
 from ansible_collections.nhi.core.plugins.module_utils.guest_capacity import (
+    Ask,
     Overcommit,
     check_cpu,
     check_disk,
@@ -21,6 +25,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_capacity import (
 from ansible_collections.nhi.core.plugins.module_utils.guest_config import Placement
 from ansible_collections.nhi.core.plugins.module_utils.guest_privileges import creation_needs
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import Wanted
+from ansible_collections.nhi.core.plugins.module_utils.reservations import Choice, Reservations
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.guest_lab import NETWORK, REDIS, GuestLab
 
 GIB = 1 << 30
@@ -126,7 +131,7 @@ def test_the_address_is_probed_once_although_it_is_foreseen_first(
 ) -> None:
     asked = []
     monkeypatch.setattr(
-        "ansible_collections.nhi.core.plugins.module_utils.guest_site.is_used",
+        "ansible_collections.nhi.core.plugins.module_utils.guest_address_choice.is_used",
         lambda address, *_departed, patience: asked.append(str(address)),
     )
     lab.run(REDIS)
@@ -195,6 +200,86 @@ def test_a_guest_that_starts_or_grows_needs_room_too(lab: GuestLab) -> None:
 def test_a_limit_below_zero_is_no_limit() -> None:
     with pytest.raises(PreflightError, match="max_cpu_overcommit -1 is no limit"):
         Overcommit(cpu=-1)
+
+
+# Guests that other runs are making
+
+
+def being_made(lab: GuestLab, **takes: Any) -> None:
+    """Another run has reserved a guest and not made it yet."""
+    ask = Ask(takes.pop("node", "pve"), **takes)
+    Reservations(lab.state_dir).reserve("op-x", "rival", datetime.now(UTC), lambda _held: Choice(150, ask=ask))
+
+
+@pytest.mark.parametrize(
+    ("takes", "limits", "words"),
+    [
+        ({"memory_mib": 32000, "runs": True}, Overcommit(memory=1.0), "over 1 times its 32768 MiB"),
+        ({"disks_gib": {"local-lvm": 49}}, Overcommit(), "has 1.0 GiB free, the disk needs 4 GiB"),
+        ({"cores": 7, "runs": True}, Overcommit(cpu=1.0), "2 cores more than the 7 of the guests"),
+    ],
+)
+def test_what_other_runs_are_making_counts(
+    lab: GuestLab, takes: dict[str, Any], limits: Overcommit, words: str
+) -> None:
+    lab.pve.cores = 8
+    wish = {**REDIS, "memory": 1024, "cores": 2}
+    assert not lab.run(wish, check_mode=True, limits=limits).plan.failed
+    being_made(lab, **takes)
+    ledger = (lab.state_dir / "reservations.json").read_text()
+    for check_mode in (True, False):
+        with contextlib.ExitStack() as stack:
+            if not check_mode:
+                stack.enter_context(pytest.raises(PreflightError, match=re.escape(words)))
+            told = "; ".join(c.message for c in lab.run(wish, check_mode=check_mode, limits=limits).plan.failed)
+            assert words in told
+            assert "(this counts guests that other runs are making now: 150 rival)" in told
+    assert lab.pve.writes() == []
+    assert (lab.state_dir / "reservations.json").read_text() == ledger
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [
+        {"memory_mib": 32000, "disks_gib": {"local-lvm": 49}, "runs": True, "node": "pve2"},
+        {"memory_mib": 32000, "disks_gib": {"other": 49}},
+    ],
+)
+def test_what_is_made_elsewhere_or_does_not_start_takes_nothing_of_this_node(
+    lab: GuestLab, takes: dict[str, Any]
+) -> None:
+    being_made(lab, **takes)
+    lab.run({**REDIS, "memory": 1024}, limits=Overcommit(memory=1.0))
+
+
+def test_a_guest_that_was_reserved_since_this_run_looked_counts_too(lab: GuestLab) -> None:
+    def other() -> None:
+        lab.pve.hooks.clear()
+        being_made(lab, memory_mib=32000, runs=True)
+
+    lab.pve.hooks["GET /access/permissions"] = other  # the last question before this run reserves
+    with pytest.raises(PreflightError, match=r"over 1 times its 32768 MiB.*150 rival"):
+        lab.run({**REDIS, "memory": 1024}, limits=Overcommit(memory=1.0))
+    assert lab.pve.writes() == []
+    assert [line.name for line in Reservations(lab.state_dir)._read()] == ["rival"]
+
+
+def test_a_guest_that_is_there_already_is_not_counted_twice(lab: GuestLab) -> None:
+    lab.pve.add(150, "rival", running=True, memory=16000)
+    lab.pve.guests[150]["config"]["rootfs"] = "local-lvm:vm-150-disk-0,size=40G"
+    being_made(lab, memory_mib=16000, disks_gib={"local-lvm": 40}, runs=True)
+    wish = {**REDIS, "memory": 16000, "disk": 40}
+    assert not lab.run(wish, check_mode=True, limits=Overcommit(memory=1.0)).plan.failed
+    lab.pve.guests[150]["config"]["rootfs"] = "elsewhere:vm-150-disk-0,size=40G"
+    assert [c.name for c in lab.run(wish, check_mode=True, limits=Overcommit(memory=1.0)).plan.failed] == ["disk"]
+
+
+def test_what_a_finished_run_made_counts_until_the_cluster_shows_it(lab: GuestLab) -> None:
+    being_made(lab, memory_mib=32000, runs=True)
+    ledger, now = Reservations(lab.state_dir), datetime.now(UTC)
+    ledger.keep("op-x")
+    assert [other.name for other in ledger.peek(read_at=now).asked.values()] == ["rival"]
+    assert ledger.peek(read_at=now + timedelta(seconds=30)).asked == {}
 
 
 PLACE = Placement(node="pve", vmid=105, storage="local-lvm", template="local:vztmpl/x.tar")

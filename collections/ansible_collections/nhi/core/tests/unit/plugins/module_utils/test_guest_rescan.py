@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,15 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import GuestChange
 from ansible_collections.nhi.core.plugins.module_utils.guest_backup import BackupWish
 from ansible_collections.nhi.core.plugins.module_utils.guest_backup_manager import BackupManager, BackupRun
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import Guards, GuestName
+from ansible_collections.nhi.core.plugins.module_utils.guest_reader import read_guest
+from ansible_collections.nhi.core.plugins.module_utils.guest_record import Target, target_entry
 from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import settle
 from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Rescan
 from ansible_collections.nhi.core.plugins.module_utils.guest_snapshot import SnapshotWish
 from ansible_collections.nhi.core.plugins.module_utils.guest_snapshot_manager import SnapshotManager, SnapshotRun
 from ansible_collections.nhi.core.plugins.module_utils.journal import Journal
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import Endpoint
+from ansible_collections.nhi.core.plugins.module_utils.proxmox_tasks import TaskResult
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.plugins.module_utils.state_document import empty_document, utc_now
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.guest_lab import REDIS, GuestLab
@@ -135,6 +140,92 @@ def test_a_rescan_that_fails_is_told_and_the_guest_stays(lab: Lab) -> None:
     lab.store.path.write_text("{}")
     assert lab.act(memory=768).plan.changed
     assert "does not match its checksum" in str(lab.told)
+
+
+# A newcomer under the VMID
+
+
+def swap(lab: Lab, kind: str = "lxc", name: str = "redis") -> None:
+    """Somebody destroys the guest and makes another one of its VMID, which runs."""
+    net = f"bridge=vmbr0,{'hwaddr' if kind == 'lxc' else 'virtio'}=BC:24:11:0F:0F:0F"
+    del lab.pve.guests[105]
+    lab.pve.add(105, name, kind, running=True, net0=f"name=eth0,{net},ip=dhcp" if kind == "lxc" else net)
+
+
+def after_task(lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: str, then: Callable[[], None]) -> None:
+    """Something that happens when a task of ours has just ended."""
+    real = lab.pve.wait_task
+
+    def wait_task(upid: str, timeout_seconds: float = 300.0) -> TaskResult:
+        done = real(upid, timeout_seconds)
+        if done.type == kind:
+            then()
+        return done
+
+    monkeypatch.setattr(lab.pve, "wait_task", wait_task)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("lxc", "redis"), ("lxc", "other"), ("qemu", "redis")])
+@pytest.mark.parametrize("state", ["absent", "restarted"])
+def test_a_guest_that_took_the_vmid_while_ours_was_shut_down_does_not_enter_the_state(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, state: str, kind: str, name: str
+) -> None:
+    lab.pve.macs = True
+    lab.act()
+    before = lab.scanned()[105]
+    after_task(lab, monkeypatch, "shutdown", lambda: swap(lab, kind, name))
+    with pytest.raises(NHIError) if state == "absent" else contextlib.suppress(NHIError):
+        lab.act(state=state)
+    assert lab.scanned()[105] == before
+    assert lab.pve.guests[105]["running"], "the newcomer was left alone"
+    if (kind, name) == ("lxc", "redis"):
+        with pytest.raises(NHIError, match=r"is not the guest that the state of .* knows"):
+            lab.act(state="absent")
+
+
+def test_a_guest_that_took_the_vmid_of_one_that_was_just_destroyed_does_not_enter_the_state(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.pve.macs = True
+    lab.act()
+    after_task(lab, monkeypatch, "vzdestroy", lambda: lab.pve.add(105, "theirs", running=True))
+    lab.act(state="absent")
+    assert "theirs" in {g["config"]["hostname"] for g in lab.pve.guests.values()}
+    assert "theirs" not in {g["name"] for g in lab.scanned().values()}
+
+
+def test_a_correction_of_a_newcomer_that_nobody_looked_at_leaves_the_state_as_it_is(lab: Lab) -> None:
+    lab.pve.macs = True
+    lab.act()
+    before = lab.scanned()[105]
+    swap(lab)
+    outcome = lab.run({"name": "redis", "memory": 768}, rescan=lab.rescan)
+    assert "is not the guest that the state of" in str(outcome.plan.warnings)
+    assert lab.scanned()[105] == before
+    with pytest.raises(NHIError, match="is not the guest that the state"):
+        lab.act(state="absent")
+
+
+def test_an_own_guest_that_got_another_mac_address_is_shown_with_it(lab: Lab) -> None:
+    lab.pve.macs = True
+    lab.act()
+    lab.run({"name": "redis", "network": {"mac": "BC:24:11:0E:0E:0E"}}, rescan=lab.rescan)
+    assert {a["mac"] for a in lab.scanned()[105]["addresses"]} == {"BC:24:11:0E:0E:0E"}
+
+
+def test_a_guest_that_took_the_vmid_of_an_operation_that_was_cut_off_does_not_enter_the_state(lab: Lab) -> None:
+    lab.pve.macs = True
+    lab.act()
+    before = lab.scanned()[105]
+    found = read_guest(lab.pve, {"type": "lxc", "node": "pve", "vmid": 105})
+    journal = Journal(lab.state_dir, "op-cut", "redis restarted")
+    journal.write("stop", target=target_entry(Target.of(found)), temporary=True)
+    swap(lab)
+    journal.keep()
+    journal.close()
+    told = settle(lab.pve, lab.state_dir, check_mode=False, tell=lab.told.append, rescan=lab.rescan)
+    assert "was left alone" in told[0]
+    assert lab.scanned()[105] == before
 
 
 def test_without_a_state_the_whole_lab_is_read(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import (
     TaskError,
 )
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import Guards
+from ansible_collections.nhi.core.plugins.module_utils.guest_identity import Identity
 from ansible_collections.nhi.core.plugins.module_utils.guest_snapshot import config_change, wish_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_snapshot_manager import (
     SnapshotManager,
@@ -88,6 +89,7 @@ def test_taken_back_and_running_again(pve: FakeProxmox) -> None:
     assert (foretold.before, foretold.after) == ({"memory": 512, "tags": "broken"}, {"memory": 256, "tags": None})
     done = run(pve, CONFIRMED, state="rollback")
     assert pve.guests[105]["running"]
+    assert done.found is not None
     assert done.found.config["memory"] == 256
     assert [a.text for a in done.plan.actions] == [a.text for a in foretold.actions]
 
@@ -151,6 +153,52 @@ def test_a_half_done_snapshot_is_named_and_can_be_removed(pve: FakeProxmox) -> N
     with pytest.raises(PreflightError, match=r"half done \(prepare\): choose another"):
         run(pve, CONFIRMED, state="rollback")
     assert names(run(pve, state="absent")) == []
+
+
+def refused(pve: FakeProxmox, guards: Guards | None = None, **options: Any) -> set[str]:
+    """Names of the checks that fail; the real run tells each of them in one message, and nothing is written."""
+    writes = pve.writes()
+    failed = run(pve, guards, check=True, **options).plan.failed
+    with pytest.raises(PreflightError) as e:
+        run(pve, guards, **options)
+    assert all(c.message in str(e.value) for c in failed)
+    assert pve.writes() == writes
+    return {c.name for c in failed}
+
+
+@pytest.mark.parametrize("state", ["present", "absent", "rollback"])
+def test_a_guest_that_is_not_there_is_a_failed_check_among_others(pve: FakeProxmox, state: str) -> None:
+    assert refused(pve, name="nosuch", state=state) == {"exists"}
+    expected = Guards(expect=Identity(vmid=105, name="nosuch"))
+    assert refused(pve, expected, name="nosuch", state=state) == {"exists", "expected"}
+    shown = run(pve, name="nosuch", state=state, check=True)
+    assert (shown.found, shown.plan.summary()[0]) == (None, "Nothing can be planned.")
+
+
+@pytest.mark.parametrize("state", ["present", "absent", "rollback"])
+def test_a_name_that_two_guests_bear_is_a_failed_check(pve: FakeProxmox, state: str) -> None:
+    pve.add(106, "redis")
+    assert refused(pve, state=state) == {"exists"}
+    assert not run(pve, state="present", vmid=106).plan.failed
+
+
+def test_a_vmid_of_another_guest_does_not_hide_what_else_is_wrong(pve: FakeProxmox) -> None:
+    run(pve)
+    pve.guests[105]["config"].update(lock="backup", protection=1)
+    names = refused(pve, vmid=110, state="rollback")
+    assert names == {"vmid", "lock", "protection", "confirmed"}
+
+
+def test_everything_that_stops_a_snapshot_is_told_together(pve: FakeProxmox) -> None:
+    pve.snapshots_possible = False
+    pve.lacking = {("VM.Snapshot", "/vms/105")}
+    pve.guests[105]["config"].update(lock="backup", template=1)
+    assert refused(pve, vmid=110, vmstate=True) == {"vmid", "lock", "template", "storage", "vmstate", "privileges"}
+
+
+def test_a_snapshot_that_is_not_there_does_not_hide_what_else_is_wrong(pve: FakeProxmox) -> None:
+    pve.guests[105]["config"].update(lock="backup")
+    assert refused(pve, state="rollback", snapshot="never") == {"snapshot", "lock", "confirmed"}
 
 
 def test_a_guest_that_changes_meanwhile_is_left_alone(pve: FakeProxmox) -> None:

@@ -26,7 +26,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_creation import cre
 from ansible_collections.nhi.core.plugins.module_utils.guest_drift import drift
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import GuestName
 from ansible_collections.nhi.core.plugins.module_utils.guest_reader import (
-    find_guest,
+    look_up_guest,
     read_cluster,
     storages,
     vmid_is_free,
@@ -190,7 +190,7 @@ class TestARowWithTheNameOfTheLastGuest:
 
     def test_is_found_under_its_own_name(self, lab: GuestLab) -> None:
         lab.pve.add(106, "redis")
-        found = find_guest(lab.pve, read_cluster(lab.pve), GuestName("redis"))
+        found, _check = look_up_guest(lab.pve, read_cluster(lab.pve), GuestName("redis"))
         assert found is not None
         assert (found.vmid, found.name) == (106, "redis")
 

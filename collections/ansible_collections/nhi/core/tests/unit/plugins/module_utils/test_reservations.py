@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -27,11 +27,15 @@ from ansible_collections.nhi.core.plugins.module_utils.reservations import (
 POOL = parse_pool("10.99.0.105-10.99.0.199", 24)
 MAC = "bc:24:11:00:00:01"
 ADDRESS = IPv4Address("10.99.0.105")
-HERE = Choice(105, ADDRESS)
+HERE = Choice(105, {0: ADDRESS})
+
+
+def four(held: Held) -> set[IPv4Address]:
+    return {address for address in held.addresses if isinstance(address, IPv4Address)}
 
 
 def choose(held: Held) -> Choice:
-    return Choice(next_vmid(range(105, 200), held.vmids), next_address(POOL, held.addresses))
+    return Choice(next_vmid(range(105, 200), held.vmids), {0: next_address(POOL, four(held))})
 
 
 def now() -> datetime:
@@ -85,7 +89,7 @@ def test_processes_at_once_never_choose_the_same(tmp_path: Path) -> None:
 def test_reserving_again_replaces_the_own_line(tmp_path: Path) -> None:
     ledger = Reservations(tmp_path)
     ledger.reserve("op-1", "redis", now(), lambda _: HERE)
-    ledger.reserve("op-1", "redis", now(), lambda _: Choice(106, IPv4Address("10.99.0.106")))
+    ledger.reserve("op-1", "redis", now(), lambda _: Choice(106, {0: IPv4Address("10.99.0.106")}))
     assert ledger.peek() == Held({106: "redis"}, {IPv4Address("10.99.0.106"): "redis"})
     ledger.release("op-1")
     assert ledger.peek() == Held({}, {})
@@ -135,7 +139,7 @@ def test_a_guest_that_is_not_found_any_more_gives_its_address_to_the_quarantine(
 
     def look(held: Held) -> Choice:
         seen.append(held)
-        return Choice(106, IPv4Address("10.99.0.106"))
+        return Choice(106, {0: IPv4Address("10.99.0.106")})
 
     ledger.reserve("op-2", "other", now() - timedelta(minutes=1), look, gone={"op-1"})
     assert ADDRESS in seen[0].addresses, "made after the cluster was read"
@@ -148,7 +152,7 @@ def test_a_guest_that_is_not_found_any_more_gives_its_address_to_the_quarantine(
 def test_a_guest_that_got_another_address_leaves_the_old_one_to_the_quarantine(tmp_path: Path) -> None:
     ledger = Reservations(tmp_path)
     made(ledger, "op-1", "redis")
-    ledger.reserve("op-2", "redis", now(), lambda _: Choice(105, IPv4Address("10.99.0.150")))
+    ledger.reserve("op-2", "redis", now(), lambda _: Choice(105, {0: IPv4Address("10.99.0.150")}))
     ledger.keep("op-2")
     held = ledger.peek()
     assert held.addresses == {IPv4Address("10.99.0.150"): "redis"}
@@ -157,14 +161,14 @@ def test_a_guest_that_got_another_address_leaves_the_old_one_to_the_quarantine(t
 
 def test_every_fixed_address_of_a_guest_is_held_and_freed(tmp_path: Path) -> None:
     ledger, second = Reservations(tmp_path), IPv4Address("10.98.0.7")
-    ledger.reserve("op-1", "redis", now(), lambda _: Choice(105, ADDRESS, (second,)))
+    ledger.reserve("op-1", "redis", now(), lambda _: Choice(105, {0: ADDRESS, 1: second}))
     assert ledger.peek() == Held({105: "redis"}, {ADDRESS: "redis", second: "redis"})
     ledger.keep("op-1", "lxc", [MAC])
     ledger.keep("op-1")
     assert ledger.peek() == Held({}, {ADDRESS: "redis", second: "redis"})
     ledger.forget("redis", 105)
     assert ledger.peek().quarantined.keys() == {ADDRESS, second}
-    ledger.reserve("op-2", "redis", now(), lambda _: Choice(105, ADDRESS, (second,)))
+    ledger.reserve("op-2", "redis", now(), lambda _: Choice(105, {0: ADDRESS, 1: second}))
     ledger.release("op-2")
     assert ledger.peek().addresses == {}
 
@@ -182,8 +186,8 @@ def test_lines_of_the_first_format_are_read(tmp_path: Path) -> None:
 
 
 def test_a_ledger_of_a_later_version_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text(json.dumps({"schema_version": 3, "reservations": []}))
-    with pytest.raises(StateError, match="schema version 3"):
+    (tmp_path / FILE_NAME).write_text(json.dumps({"schema_version": 4, "reservations": []}))
+    with pytest.raises(StateError, match="schema version 4"):
         Reservations(tmp_path).peek()
 
 
@@ -223,7 +227,7 @@ def test_a_run_that_was_killed_later_holds_its_address_until_its_journal_is_sett
     age(tmp_path, hours=2)
     ledger = Reservations(tmp_path)
     assert ledger.peek().addresses == {ADDRESS: "redis"}
-    assert ledger.reserve("op-2", "redis", now(), choose).address == IPv4Address("10.99.0.106")
+    assert ledger.reserve("op-2", "redis", now(), choose).addresses == {0: IPv4Address("10.99.0.106")}
     ledger.release("op-dead")
     assert ADDRESS not in ledger.peek().addresses
 
@@ -237,7 +241,7 @@ def test_a_reservation_of_which_nobody_knows_anything_expires(tmp_path: Path) ->
 
 def test_the_line_of_a_guest_without_an_address_expires(tmp_path: Path) -> None:
     ledger = Reservations(tmp_path)
-    ledger.reserve("op-1", "redis", now(), lambda _: Choice(105, None))
+    ledger.reserve("op-1", "redis", now(), lambda _: Choice(105))
     ledger.keep("op-1")
     age(tmp_path, hours=2)
     ledger.release("none")
@@ -270,3 +274,25 @@ def test_a_directory_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match="file/infrastructure"):
         Reservations(tmp_path / "file" / "infrastructure").reserve("op-1", "redis", now(), choose)
+
+
+def test_an_ipv6_address_is_held_bound_freed_and_rests_like_any_other(tmp_path: Path) -> None:
+    ledger, six = Reservations(tmp_path), IPv6Address("fd00:99::5")
+    ledger.reserve("op-1", "redis", now(), lambda _: Choice(105, {0: ADDRESS}, {0: six}))
+    assert ledger.peek() == Held({105: "redis"}, {ADDRESS: "redis", six: "redis"})
+    ledger.keep("op-1", "lxc", [MAC])
+    assert [line.address for line in ledger.used()] == [str(ADDRESS), "fd00:99::5"]
+    ledger.forget("redis", 105, {"fd00:99::5": MAC})
+    assert ledger.peek().addresses == {}
+    assert ledger.peek().quarantined[six].names == {"redis"}
+    assert ledger.peek().departed[six] == {MAC}
+
+
+def test_a_line_of_the_same_guest_and_address_is_replaced_and_others_of_it_rest(tmp_path: Path) -> None:
+    ledger, second, third = Reservations(tmp_path), IPv4Address("10.98.0.7"), IPv4Address("10.98.0.8")
+    ledger.reserve("op-1", "redis", now(), lambda _: Choice(105, {0: ADDRESS, 1: second}))
+    ledger.keep("op-1", "lxc", [MAC])
+    ledger.reserve("op-2", "redis", now(), lambda _: Choice(105, {0: ADDRESS, 1: third}))
+    ledger.keep("op-2", "lxc", [MAC])
+    assert [(line.operation, line.address) for line in ledger.used()] == [("op-2", str(ADDRESS)), ("op-2", str(third))]
+    assert ledger.peek().quarantined.keys() == {second}

@@ -34,7 +34,7 @@ def test_the_result_tells_everything_that_is_documented(run: Run) -> None:
     assert result["actions"] == [
         {"kind": "backup", "text": "Back up LXC 105 redis on pve to local, while it runs"},
     ]
-    assert [c["check"] for c in result["preflight"]] == ["identity", "lock", "privileges"]
+    assert [c["check"] for c in result["preflight"]] == ["exists", "identity", "storage", "lock", "privileges"]
     assert (result["vm"], result["impact"]["dependents"]) == (None, [])
 
 

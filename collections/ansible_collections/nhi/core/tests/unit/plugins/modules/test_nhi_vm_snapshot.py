@@ -32,7 +32,9 @@ def test_the_result_tells_everything_that_is_documented(run: Run) -> None:
     assert result["vm"]["memory"] == 256
     assert [(s["name"], s["description"]) for s in result["snapshots"]] == [("before", "Good.")]
     assert result["actions"] == [{"kind": "snapshot", "text": "Take snapshot before of LXC 105 redis on pve"}]
-    assert [c["check"] for c in result["preflight"]] == ["identity", "lock", "template", "storage", "privileges"]
+    assert [c["check"] for c in result["preflight"]] == [
+        "exists", "identity", "lock", "template", "storage", "privileges",
+    ]  # fmt: skip
     assert result["impact"]["dependents"] == []
     assert result["summary"] == ["Take snapshot before of LXC 105 redis on pve"]
 
