@@ -55,6 +55,23 @@ def current_person() -> str:
         return str(os.getuid())
 
 
+def _process_start(pid: int) -> str | None:
+    """When the kernel says that a process started; empty where it does not say, None when there is no such process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # another user's
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        # After the program's name, which may hold anything: state, parent, ..., and 20th the ticks since boot.
+        facts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return None if facts[0] in "ZX" else f"{boot}/{facts[19]}"
+    except (OSError, IndexError):
+        return ""
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who holds a lock, as the lock file tells."""
@@ -64,21 +81,27 @@ class Holder:
     pid: int
     host: str
     since: str
+    started: str = ""  # tells a process from a later one of the same number; empty where that can not be told
 
     @classmethod
     def me(cls, operation: str, actor: str | None = None) -> Holder:
         """This process."""
+        return cls.of_process(os.getpid(), operation, actor)
+
+    @classmethod
+    def of_process(cls, pid: int, operation: str, actor: str | None = None) -> Holder:
+        """A process of this host, such as the parent of those that do its work."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(operation, actor or current_actor(), os.getpid(), socket.gethostname(), now)
+        started = _process_start(pid) or ""
+        return cls(operation, actor or current_actor(), pid, socket.gethostname(), now, started)
 
     @classmethod
     def parse(cls, raw: bytes) -> Holder | None:
         """What a lock file says; None when it is empty, half-written or not ours."""
         try:
             data = json.loads(raw)
-            return cls(
-                str(data["operation"]), str(data["actor"]), int(data["pid"]), str(data["host"]), str(data["since"])
-            )
+            texts = [str(data[field]) for field in ("operation", "actor", "host", "since")]
+            return cls(texts[0], texts[1], int(data["pid"]), texts[2], texts[3], str(data.get("started") or ""))
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -86,13 +109,8 @@ class Holder:
         """True when the process certainly ended: the file still names a holder that was killed."""
         if self.host != socket.gethostname():
             return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
+        started = _process_start(self.pid)
+        return started is None or bool(self.started and started and started != self.started)
 
     def __str__(self) -> str:
         return f"{self.operation} by {self.actor} (pid {self.pid} on {self.host}, since {self.since})"

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -189,6 +190,24 @@ def test_a_holder_on_another_host_is_never_called_gone() -> None:
     assert not Holder("x", "me", 2**22 + 1, "elsewhere", "now").is_gone()
     assert Holder("x", "me", 2**22 + 1, socket.gethostname(), "now").is_gone()
     assert not Holder.me("x").is_gone()
+
+
+def test_a_later_process_of_the_same_number_and_a_dead_one_that_nobody_buried_are_not_the_holder() -> None:
+    me = Holder.me("x")
+    assert me.started
+    assert replace(me, started=f"{me.started}0").is_gone()
+    assert not replace(me, started="").is_gone()
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    holder = Holder.of_process(child, "x")
+    assert not holder.is_gone()
+    os.kill(child, signal.SIGKILL)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert holder.is_gone()
+    os.waitpid(child, 0)
+    assert holder.is_gone()
 
 
 def test_the_actor_is_the_declared_one_then_the_one_behind_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
