@@ -11,6 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import wanted_secrets
+from ansible_collections.nhi.core.plugins.module_utils.deployment import Deployment, step
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import guest_name
 from ansible_collections.nhi.core.plugins.module_utils.service_secrets import missing_secrets, new_secret
@@ -26,6 +27,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
         "options": {"name": {"type": "str", "required": True}, "length": {"type": "int", "default": 32}},
     },
     "vault_dir": {"type": "path", "required": True},
+    "deployment": {"type": "str"},
+    "state_dir": {"type": "path"},
 }
 
 
@@ -38,16 +41,20 @@ class ActionModule(ActionBase):
         """The names before and after, and where they are."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validation, options = self.validate_argument_spec(
-            argument_spec=ARGUMENT_SPEC, required_if=[("state", "present", ["secrets"])]
+            argument_spec=ARGUMENT_SPEC,
+            required_if=[("state", "present", ["secrets"])],
+            required_by={"deployment": ["state_dir"]},
         )
+        guest, run = options["name"], None if self._task.check_mode else options["deployment"]
         try:
-            file = VaultFile(Path(options["vault_dir"]), guest_name(options["name"]), self._loader._vault)
-            result.update(self._carry_out(file, options))
+            file = VaultFile(Path(options["vault_dir"]), guest_name(guest), self._loader._vault)
+            with step(Path(options["state_dir"] or ""), guest, run) as deployment:
+                result.update(self._carry_out(file, options, deployment))
         except NHIError as error:
             raise AnsibleActionFail(str(error)) from error
         return result
 
-    def _carry_out(self, file: VaultFile, options: dict[str, Any]) -> dict[str, Any]:
+    def _carry_out(self, file: VaultFile, options: dict[str, Any], deployment: Deployment | None) -> dict[str, Any]:
         if not options["secrets"] and options["state"] == "present":
             return _result(file, [], [])
         if self._task.check_mode:
@@ -55,9 +62,13 @@ class ActionModule(ActionBase):
             return _result(file, sorted(before), sorted(self._changed(before, options, dry_run=True)))
         if options["state"] == "absent" and not file.path.exists():
             return _result(file, [], [])
+        if deployment is not None and options["secrets"] is None:
+            options["secrets"] = [{"name": name} for name in deployment.record.generated]
         with file.locked():
             before = file.read()
             after = self._changed(before, options)
+            if deployment is not None and (generated := after.keys() - before.keys()):
+                deployment.generates(sorted(generated))
             if after != before:
                 file.write(after)
         return _result(file, sorted(before), sorted(after))

@@ -14,6 +14,7 @@ author:
 description:
   - Puts the service catalogue and the verified C(state.json) side by side. Before the first scan nothing is known to
     run.
+  - Deployments and removals that are under way or were cut off are listed too.
   - Health is what the last scan saw. The look-up connects to nothing.
   - To choose an instance for a client use P(nhi.core.nhi_endpoint#lookup).
 extends_documentation_fragment:
@@ -60,22 +61,34 @@ _raw:
       sample:
         - {service: redis, purpose: cache, guest: redis-cache, vmid: 105, address: 192.0.2.105, health: healthy,
            freshness: fresh, observed_at: '2026-11-23T18:00:00.123456+00:00', urls: ['redis://192.0.2.105:6379']}
+    unfinished:
+      description:
+        - Services that are being deployed or removed, or whose deployment or removal was cut off. The message says what
+          to do.
+      type: list
+      elements: dict
+      sample:
+        - {guest: redis-cache, what: deployment, service: redis, purpose: cache, actor: alice,
+           since: '2026-11-23T18:00:00+00:00', under_way: true,
+           message: 'redis-cache is being deployed by alice (pid 4711 on brain, since 2026-11-23T18:00:00+00:00).'}
     observed_at:
       description: When the state was written. Null before the first scan.
       type: str
       sample: "2026-11-23T18:00:00.123456+00:00"
     table:
-      description: Both lists as lines for people.
+      description: All lists as lines for people.
       type: list
       elements: str
       sample: ['SERVICE  PURPOSE  GUEST        VMID  URL                       HEALTH']
 """
 
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import read_catalogue
+from ansible_collections.nhi.core.plugins.module_utils.deployment import unfinished
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.service_list import list_services, table
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
@@ -93,10 +106,11 @@ class LookupModule(LookupBase):
             configured = self._templar.template(configured)
         try:
             catalogue = read_catalogue(self.get_option("directories"))
-            snapshot = StateStore(state_directory(str(configured), ".")).read_or_none()
+            directory = state_directory(str(configured), ".")
+            snapshot = StateStore(directory).read_or_none()
             document = snapshot.document if snapshot else None
             with shape_explained(document):
-                listing = list_services(catalogue, document)
+                listing = list_services(catalogue, document, unfinished(Path(directory)))
         except NHIError as error:
             raise AnsibleLookupError(str(error)) from error
         return [{**listing, "table": table(listing)}]

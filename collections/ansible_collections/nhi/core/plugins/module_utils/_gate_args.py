@@ -23,7 +23,7 @@ from .policy import find_policy
 
 GATE_ARGS: dict[str, dict[str, Any]] = {"policy": {"type": "path"}, "plan_id": {"type": "str"}}
 # How a run reaches the API and this host, which is no part of what is asked for.
-_NOT_ASKED_FOR = frozenset({*PROXMOX_ARGS, *GATE_ARGS, "state_dir", "known_hosts", "catalogue"}) - {
+_NOT_ASKED_FOR = frozenset({*PROXMOX_ARGS, *GATE_ARGS, "state_dir", "known_hosts", "catalogue", "deployment"}) - {
     "api_host",
     "api_port",
 }

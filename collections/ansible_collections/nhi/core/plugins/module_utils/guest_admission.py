@@ -35,10 +35,12 @@ class Subject:
 class Admission:
     """The gate as one run sees it. Where there is no policy there is no gate, and everything passes."""
 
-    def __init__(self, gate: Gate | None = None, *, check_mode: bool = False, made_by: str | None = None) -> None:
+    def __init__(
+        self, gate: Gate | None = None, *, check_mode: bool = False, made_by: Iterable[str] | None = None
+    ) -> None:
         self._gate = gate
         self._check_mode = check_mode
-        self._made_by = made_by
+        self._made_by = tuple(made_by or ())
         self._undoing = False
 
     def ask(self, api: Api, cluster: Cluster, plan: GuestPlan, operation: str, subject: Subject, *more: str) -> None:
@@ -59,7 +61,7 @@ class Admission:
                 except (BudgetError, StateError) as e:
                     plan.warnings.append(f"no plan that could be approved was made: {e}")
             return
-        if self._made_by and DESTROY in change.operations and gate.admit_undo(self._made_by):
+        if self._made_by and DESTROY in change.operations and any(map(gate.admit_undo, self._made_by)):
             self._undoing = True
             return
         existing = [str(row.get("name", row["vmid"])) for row in cluster.guests]
@@ -67,9 +69,11 @@ class Admission:
 
     def done(self) -> None:
         """The change was made. An undone creation does not count any more."""
-        if self._gate and self._undoing and self._made_by:
+        if self._gate is None or not self._undoing:
+            return
+        for operation in self._made_by:
             with contextlib.suppress(NHIError):
-                self._gate.forget(self._made_by)
+                self._gate.forget(operation)
 
     def withdraw(self) -> None:
         """The change was not made, or undone: it does not count against the budget."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,11 +74,12 @@ def guards_from_params(params: Mapping[str, Any], graph: DependencyGraph | None,
     )  # fmt: skip
 
 
-def check_made_by(found: Found, operation: str) -> Check:
+def check_made_by(found: Found, operations: Collection[str]) -> Check:
     """Whether a guest is the one that an operation made, and not another of its name."""
-    mine = found.operation == operation
+    mine = found.operation in operations
     whose = f"made by {found.operation}" if found.operation else "not made by any operation known here"
-    message = f"made by {operation}" if mine else f"{found.label} was {whose}, not by {operation}: it is left alone"
+    wanted = " or ".join(operations) or "an operation of this deployment"
+    message = f"made by {found.operation}" if mine else f"{found.label} was {whose}, not by {wanted}: it is left alone"
     return Check("made_by", mine, message)
 
 

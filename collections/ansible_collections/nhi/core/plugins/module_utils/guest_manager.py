@@ -117,7 +117,7 @@ class GuestManager(GuestRun):
             brain_vmid=settings.brain_vmid, confirm=settings.confirm, allow_impact=settings.allow_impact,
         )  # fmt: skip
         plan.warnings += self.impact_warnings(found)
-        if settings.made_by:
+        if settings.made_by is not None:
             plan.checks.append(check_made_by(found, settings.made_by))
         plan.checks[:0] = [exists, *self.identify(plan, found)]
         plan.checks.append(check_privileges(self.api, change_needs(found, plan.actions)))
@@ -197,6 +197,7 @@ class GuestManager(GuestRun):
             self.admit(cluster, plan)
             while True:
                 changer = self.changer(new.wanted)
+                self.settings.announce(self.operation)
                 try:
                     address = changer.create(plan, place)
                 except AlreadyExistsError:

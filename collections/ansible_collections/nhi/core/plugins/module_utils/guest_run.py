@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Settings:
     confirm: str | None = None
     replace: str | None = None
     allow_impact: bool = False
-    made_by: str | None = None
+    made_by: Collection[str] | None = None
     limits: Overcommit = field(default_factory=Overcommit)
     expect: Identity | None = None
     patience: Patience = field(default_factory=Patience)
@@ -48,6 +48,8 @@ class Settings:
     tell: Callable[[str], None] = lambda _text: None
     quarantine_seconds: float = QUARANTINE_SECONDS
     admission: Admission = field(default_factory=Admission)
+    # Hears the operation just before it makes a guest.
+    announce: Callable[[str], None] = lambda _operation: None
 
 
 @dataclass

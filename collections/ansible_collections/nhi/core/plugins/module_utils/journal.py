@@ -114,18 +114,32 @@ class Journal:
     def _append(self, entry: Entry) -> None:
         if self._descriptor is None:
             raise ValueError("the journal is not open")
-        line = json.dumps(entry, sort_keys=True, default=str).encode() + b"\n"
-        before = os.fstat(self._descriptor).st_size
-        try:
-            written = os.write(self._descriptor, line)
-            if written < len(line):
-                raise OSError(28, "No space left on device")
-            os.fsync(self._descriptor)
-        except OSError:
-            # Whoever comes after a crash must not find a step that was not taken.
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, before)
-            raise
+        append_entry(self._descriptor, entry)
+
+
+def append_entry(descriptor: int, entry: Entry) -> None:
+    """Add a line to a file of entries and wait until it is on the disk; OSError when it is not."""
+    line = json.dumps(entry, sort_keys=True, default=str).encode() + b"\n"
+    before = os.fstat(descriptor).st_size
+    try:
+        written = os.write(descriptor, line)
+        if written < len(line):
+            raise OSError(28, "No space left on device")
+        os.fsync(descriptor)
+    except OSError:
+        # Whoever comes after a crash must not find a step that was not taken.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, before)
+        raise
+
+
+def read_entries(raw: bytes) -> list[dict[str, Any]]:
+    """The lines of a file of entries. One that is torn does not count: what it announced was not done."""
+    entries: list[dict[str, Any]] = []
+    for line in raw.splitlines():
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
 
 
 def path_of(state_dir: Path, operation: str) -> Path:
@@ -209,12 +223,7 @@ def _take(path: Path) -> int | None:
 def _read(state_dir: Path, path: Path, descriptor: int) -> Journal:
     journal = Journal(state_dir, path.stem, "an operation of which nothing was written down")
     journal._descriptor = descriptor
-    lines = path.read_bytes().splitlines()
-    entries: list[dict[str, Any]] = []
-    for line in lines:
-        # The last line may be torn: its step was not taken.
-        with contextlib.suppress(ValueError):
-            entries.append(json.loads(line))
+    entries = read_entries(path.read_bytes())
     if entries and "step" not in entries[0]:
         head = entries.pop(0)
         journal.what, journal.holder = head["what"], Holder(**head["holder"])

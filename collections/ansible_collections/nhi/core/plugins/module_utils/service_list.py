@@ -1,26 +1,30 @@
 # Copyright (c) 2026, NHI contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which services can be had, and which run where: the catalogue and the state, side by side."""
+"""Which services can be had, which run where, and which are unfinished: catalogue, state and records side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .catalogue import CatalogueEntry
+from .deployment import Record
 from .state_document import Document
 
 RUNNING_HEADINGS = ("SERVICE", "PURPOSE", "GUEST", "VMID", "URL", "HEALTH")
 CATALOGUE_HEADINGS = ("SERVICE", "PORTS", "PURPOSES", "WHAT IT IS")
 
 
-def list_services(catalogue: Mapping[str, CatalogueEntry], document: Document | None) -> dict[str, Any]:
-    """Both lists for programs; without a state nothing is known to run and ``observed_at`` is None."""
+def list_services(
+    catalogue: Mapping[str, CatalogueEntry], document: Document | None, unfinished: Iterable[Record]
+) -> dict[str, Any]:
+    """All lists for programs; without a state nothing is known to run and ``observed_at`` is None."""
     services = document["infrastructure"]["services"] if document else []
     return {
         "catalogue": [_offer(entry) for _name, entry in sorted(catalogue.items())],
         "services": [_instance(service) for service in services],
+        "unfinished": [record.as_data() for record in unfinished],
         "observed_at": document["meta"]["generated_at"] if document else None,
     }
 
@@ -59,11 +63,18 @@ def catalogue_rows(listing: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+def unfinished_lines(listing: Mapping[str, Any]) -> list[str]:
+    """What is being deployed or removed, or was cut off while it was, one line each, then an empty one."""
+    lines = [str(record["message"]) for record in listing["unfinished"]]
+    return [*lines, ""] if lines else []
+
+
 def table(listing: Mapping[str, Any]) -> list[str]:
-    """Both lists as lines for people."""
+    """All lists as lines for people."""
     running = running_rows(listing)
     lines = list(_lines(RUNNING_HEADINGS, running)) if running else ["No service is known to run."]
-    return [*lines, "", *_lines(CATALOGUE_HEADINGS, catalogue_rows(listing))]
+    offered = _lines(CATALOGUE_HEADINGS, catalogue_rows(listing))
+    return [*lines, "", *unfinished_lines(listing), *offered]
 
 
 def _lines(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:

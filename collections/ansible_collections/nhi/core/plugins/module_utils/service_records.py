@@ -47,9 +47,14 @@ class Records:
     targets: Any = None
 
     def as_data(self) -> dict[str, Any]:
-        """For the diff of a module: only what there is."""
+        """As a module's diff and the record of a deployment have it: only what there is."""
         found = {"dependency_graph": self.graph, "monitoring_targets": self.targets}
         return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Records:
+        """The reverse."""
+        return cls(data.get("dependency_graph"), data.get("monitoring_targets"))
 
 
 def wanted_records(deployed: Deployed, graph: DependencyGraph | None) -> Records:

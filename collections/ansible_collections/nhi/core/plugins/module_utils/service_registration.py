@@ -54,11 +54,17 @@ class UnwellError(GuestChangeError):
 
 
 def register(
-    records: ServiceRecords, deployed: Deployed, graph: DependencyGraph | None, patience: float, scan: Scan | None
+    records: ServiceRecords,
+    deployed: Deployed,
+    graph: DependencyGraph | None,
+    patience: float,
+    scan: Scan | None,
+    announce: Callable[[Records], None] = lambda _before: None,
 ) -> Registration:
     """Ask the service whether it is well, and only then write it down; UnwellError when it is not.
 
-    Without ``scan`` nothing is written and nobody is asked: that is check mode.
+    ``announce`` hears what is about to be replaced. Without ``scan`` nothing is written and nobody is asked: that is
+    check mode.
     """
     result = Registration(records.read(), wanted_records(deployed, graph), records.files)
     result.unknown_dependencies = unknown_dependencies(deployed, graph)
@@ -78,6 +84,8 @@ def register(
             + ". It was not registered: look at its log on the guest, then run the same again"
         )
     result.registered = result.changed
+    if result.changed:
+        announce(result.before)
     try:
         records.write(result.after)
         scan()
@@ -88,9 +96,9 @@ def register(
     return result
 
 
-def unregister(records: ServiceRecords, scan: Scan | None) -> Registration:
-    """Forget a service; without ``scan`` only say what would be forgotten."""
-    result = Registration(records.read(), Records(), records.files)
+def unregister(records: ServiceRecords, scan: Scan | None, former: Records | None = None) -> Registration:
+    """Forget a service, or register what was before it; without ``scan`` only say what would be done."""
+    result = Registration(records.read(), former or Records(), records.files)
     if scan is not None:
         records.write(result.after)
         scan()

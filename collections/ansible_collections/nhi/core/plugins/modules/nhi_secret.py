@@ -38,6 +38,7 @@ options:
     description:
       - V(present) generates those of O(secrets) that are missing.
       - V(absent) removes O(secrets), or the whole file when none are named.
+      - V(absent) with O(deployment) and without O(secrets) removes those that this deployment generated.
     type: str
     choices: [present, absent]
     default: present
@@ -58,7 +59,15 @@ options:
     description: Directory of the vault.
     type: path
     required: true
+  deployment:
+    description:
+      - Run of M(nhi.core.nhi_deployment) to whose record the names of new secrets are added before they are generated.
+    type: str
+  state_dir:
+    description: Directory of C(state.json). Needed with O(deployment).
+    type: path
 seealso:
+  - module: nhi.core.nhi_deployment
   - module: ansible.builtin.include_vars
   - plugin: nhi.core.nhi_catalogue
     plugin_type: lookup

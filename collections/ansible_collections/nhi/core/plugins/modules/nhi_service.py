@@ -40,6 +40,7 @@ options:
     description:
       - V(present) checks and registers the service.
       - V(absent) removes what was registered, whatever became of the guest.
+      - V(absent) with O(deployment) registers what was registered before that deployment.
     type: str
     choices: [present, absent]
     default: present
@@ -57,6 +58,11 @@ options:
     type: list
     elements: dict
     required: true
+  deployment:
+    description:
+      - Run of M(nhi.core.nhi_deployment). Its record tells what was registered before, and goes once the service is
+        registered.
+    type: str
   dependency_graph:
     description: Hand-edited dependency graph. That of O(state_dir) is read if not specified.
     type: path
@@ -71,6 +77,7 @@ options:
 requirements:
   - jsonschema >= 4.0 (only to explain what is wrong with a state that is not valid)
 seealso:
+  - module: nhi.core.nhi_deployment
   - module: nhi.core.nhi_vm
   - module: nhi.core.nhi_state_scan
   - plugin: nhi.core.nhi_catalogue
@@ -146,6 +153,7 @@ unknown_dependencies:
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -157,13 +165,14 @@ from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.about import this_program
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import CatalogueEntry, find_entry, load_catalogue
+from ansible_collections.nhi.core.plugins.module_utils.deployment import Deployment, step
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, PreflightError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import guest_name
 from ansible_collections.nhi.core.plugins.module_utils.interrupts import InterruptedRunError, Interrupts
 from ansible_collections.nhi.core.plugins.module_utils.scan_options import ScanOptions, guest_wish
 from ansible_collections.nhi.core.plugins.module_utils.scan_write import run_scan
-from ansible_collections.nhi.core.plugins.module_utils.service_records import Deployed, ServiceRecords
+from ansible_collections.nhi.core.plugins.module_utils.service_records import Deployed, Records, ServiceRecords
 from ansible_collections.nhi.core.plugins.module_utils.service_registration import Registration, register, unregister
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 
@@ -188,19 +197,33 @@ def scanner(params: dict[str, Any], catalogue: dict[str, CatalogueEntry]) -> Cal
 
 
 def run(params: dict[str, Any], *, check_mode: bool) -> Registration:
-    """Register or forget as the options say."""
+    """Register or forget as the options say, as a step of a deployment if one is named."""
     name = guest_name(params["name"])
+    with step(Path(params["state_dir"]), name, None if check_mode else params["deployment"]) as deployment:
+        return _carry_out(name, params, deployment, check_mode=check_mode)
+
+
+def _carry_out(name: str, params: dict[str, Any], deployment: Deployment | None, *, check_mode: bool) -> Registration:
     catalogue = load_catalogue(params["catalogue"])
     records = ServiceRecords(params["state_dir"], name)
     scan = None if check_mode else scanner(params, catalogue)
     if params["state"] == "absent":
-        return unregister(records, scan)
+        if deployment is None:
+            return unregister(records, scan)
+        before = deployment.record.registration
+        return unregister(records, scan, records.read() if before is None else Records.from_data(before))
     entry = find_entry(catalogue, params["service"])
     if not params["address"] and not check_mode:
         raise PreflightError(f"{name} has no address to ask {entry.name} at: give address, and correct its network")
     deployed = Deployed(entry, name, params["purpose"], params["address"] or "")
     graph = find_graph(params["dependency_graph"], params["state_dir"])
-    return register(records, deployed, graph, params["health_timeout"], scan)
+    if deployment is None:
+        return register(records, deployed, graph, params["health_timeout"], scan)
+    result = register(
+        records, deployed, graph, params["health_timeout"], scan, lambda before: deployment.registers(before.as_data())
+    )
+    deployment.end()
+    return result
 
 
 def main() -> None:
@@ -215,6 +238,7 @@ def main() -> None:
             "purpose": {"type": "str"},
             "address": {"type": "str"},
             "catalogue": {"type": "list", "elements": "dict", "required": True},
+            "deployment": {"type": "str"},
             "dependency_graph": {"type": "path"},
             "health_timeout": {"type": "float", "default": 30.0},
             "guest_health_port": {"type": "int", "default": 22},

@@ -272,8 +272,13 @@ options:
     version_added: 0.2.0
   made_by:
     description:
-      - With V(absent), the operation that made the guest, as RV(operation) of that run names it. A guest that was made
-        by another one is left alone. It is how a failed deployment takes back its own guest and no other.
+      - With V(absent), the operations of which one made the guest, as RV(operation) of those runs names them. A guest
+        that was made by another one is left alone. It is how a failed deployment takes back its own guest and no other.
+    type: list
+    elements: str
+  deployment:
+    description:
+      - Run of M(nhi.core.nhi_deployment) to whose record the operation is added before it makes a guest.
     type: str
   known_hosts:
     description:
@@ -567,6 +572,7 @@ operation:
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -581,6 +587,7 @@ from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
 )
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import load_catalogue
+from ansible_collections.nhi.core.plugins.module_utils.deployment import step
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest import CLONE, CREATE
@@ -661,7 +668,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "confirm": {"type": "str"},
     "replace": {"type": "str"},
     "allow_impact": {"type": "bool", "default": False},
-    "made_by": {"type": "str"},
+    "made_by": {"type": "list", "elements": "str"},
+    "deployment": {"type": "str"},
     "known_hosts": {"type": "path"},
     "dependency_graph": {"type": "path"},
     "expect": {"type": "dict", "options": IDENTITY_OPTIONS},
@@ -738,7 +746,10 @@ def main() -> None:
         wanted = wanted_from_params(module.params)
         endpoint = endpoint_from_params(module.params)
         settings = settings_from_params(module.params, endpoint, module.warn, check_mode=module.check_mode)
-        with ProxmoxClient(endpoint) as client:
+        run = None if module.check_mode else module.params["deployment"]
+        with step(settings.state_dir, wanted.name, run) as deployment, ProxmoxClient(endpoint) as client:
+            if deployment is not None:
+                settings = replace(settings, announce=deployment.makes)
             recovered = settle(
                 client, settings.state_dir, check_mode=module.check_mode, tell=module.warn, rescan=settings.rescan
             )

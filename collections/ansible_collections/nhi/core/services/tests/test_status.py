@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from ansible_collections.nhi.core.plugins.module_utils.deployment import Record
+from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import (
     NOON,
     full_document,
@@ -141,6 +145,17 @@ def test_no_line_is_wider_than_the_screen(width: int) -> None:
     document = make_document([make_guest(999999999, name="x" * 63, address="255.255.255.255", status="suspended")])
     document["alerts"] = [make_alert("x", message="A long story. " * 30)]
     assert max(map(len, rendered(document, width=width, after=timedelta(days=9, hours=23)))) <= width
+
+
+def test_a_deployment_that_was_cut_off_is_a_warning_that_says_what_to_do() -> None:
+    begun = Holder("run-1", "ada", 2**22 + 1, socket.gethostname(), NOON.isoformat(), "then")
+    cut_off = Record("redis-cache", "redis", "cache", begun, deployment=begun)
+    under_way = replace(cut_off, holder=Holder.me("run-2"))
+    (alert,) = status_of(make_document(), NOON + timedelta(minutes=1), [cut_off, under_way]).alerts
+    assert (alert.severity, alert.age_seconds) == ("warning", 60)
+    assert "deployment of redis-cache (redis) was cut off: ada began it" in alert.message
+    assert "playbooks/service.yml -e service=redis -e purpose=cache`" in alert.message
+    assert "playbooks/remove_service.yml -e guest=redis-cache -e confirm=redis-cache`" in alert.message
 
 
 def test_programs_get_the_same() -> None:

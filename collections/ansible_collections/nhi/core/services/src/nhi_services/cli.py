@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ansible_collections.nhi.core.plugins.module_utils.about import VERSION
+from ansible_collections.nhi.core.plugins.module_utils.deployment import unfinished
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.plan_store import PlanStore
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
@@ -145,7 +146,8 @@ def _add_freeze(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _status(settings: Settings, arguments: argparse.Namespace) -> None:
-    status = status_of(StateStore(settings.state_dir).read().document, utc_now())
+    document = StateStore(settings.state_dir).read().document
+    status = status_of(document, utc_now(), unfinished(settings.state_dir))
     if arguments.json:
         print(state_commands.as_text(status.as_data()))
     else:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import read_catalogue
+from ansible_collections.nhi.core.plugins.module_utils.deployment import unfinished
 from ansible_collections.nhi.core.plugins.module_utils.service_list import (
     CATALOGUE_HEADINGS,
     RUNNING_HEADINGS,
     catalogue_rows,
     list_services,
     running_rows,
+    unfinished_lines,
 )
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 
@@ -27,18 +29,20 @@ if TYPE_CHECKING:
 
 
 def listing_of(settings: Settings) -> dict[str, Any]:
-    """Catalogue and state; before the first scan only the catalogue."""
+    """Catalogue, state and what is unfinished; before the first scan nothing is known to run."""
     snapshot = StateStore(settings.state_dir).read_or_none()
-    return list_services(read_catalogue(settings.catalogue), snapshot.document if snapshot else None)
+    document = snapshot.document if snapshot else None
+    return list_services(read_catalogue(settings.catalogue), document, unfinished(settings.state_dir))
 
 
 def render(listing: dict[str, Any], screen: Screen) -> Iterator[str]:
-    """Two tables, line by line."""
+    """Two tables with what is unfinished between them, line by line."""
     running = [[*map(Cell, row[:-1]), coloured(row[-1])] for row in running_rows(listing)]
     if running:
         yield from lines_of(screen, RUNNING_HEADINGS, running, flexible="GUEST")
     else:
         yield "No service is known to run."
     yield ""
+    yield from unfinished_lines(listing)
     offered = [list(map(Cell, row)) for row in catalogue_rows(listing)]
     yield from lines_of(screen, CATALOGUE_HEADINGS, offered, flexible="WHAT IT IS")

@@ -18,9 +18,10 @@ from nhi_services.table import Cell, Screen, lines_of
 from nhi_services.words import age_in_words, amount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
+    from ansible_collections.nhi.core.plugins.module_utils.deployment import Record
     from ansible_collections.nhi.core.plugins.module_utils.state_document import Document
 
 # The timer scans every five minutes; what is older than three of them needs attention.
@@ -82,13 +83,21 @@ class Status:
 _SEVERITY_ORDER: Final = ("critical", "warning", "info")
 
 
-def status_of(document: Document, now: datetime) -> Status:
-    """What a person wants to know of a state document."""
+def status_of(document: Document, now: datetime, unfinished: Iterable[Record] = ()) -> Status:
+    """What a person wants to know of a state document, and of deployments and removals that were cut off."""
     infrastructure = document["infrastructure"]
     offered: dict[int, list[str]] = {}
     for service in infrastructure["services"]:
         offered.setdefault(service["vmid"], []).append(service["name"])
-    alerts = sorted(document["alerts"], key=lambda alert: (_SEVERITY_ORDER.index(alert["severity"]), alert["id"]))
+    alerts = [
+        AlertLine(alert["severity"], alert["message"], age_seconds(alert["since"], now))
+        for alert in sorted(document["alerts"], key=lambda alert: str(alert["id"]))
+    ]
+    alerts += [
+        AlertLine("warning", f"{record.story} {record.advice}", age_seconds(record.begun.since, now))
+        for record in unfinished
+        if record.begun and not record.is_under_way
+    ]
     return Status(
         cluster=infrastructure["cluster"]["name"],
         version=infrastructure["cluster"]["version"],
@@ -99,9 +108,7 @@ def status_of(document: Document, now: datetime) -> Status:
             for guest in infrastructure["guests"]
             if not guest["template"]
         ),
-        alerts=tuple(
-            AlertLine(alert["severity"], alert["message"], age_seconds(alert["since"], now)) for alert in alerts
-        ),
+        alerts=tuple(sorted(alerts, key=lambda alert: _SEVERITY_ORDER.index(alert.severity))),
     )
 
 

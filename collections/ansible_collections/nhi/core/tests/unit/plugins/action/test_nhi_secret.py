@@ -18,6 +18,10 @@ from ansible.parsing.vault import VaultSecret
 from ansible.playbook.task import Task
 from ansible.template import Templar
 from ansible_collections.nhi.core.plugins.action.nhi_secret import ActionModule
+from ansible_collections.nhi.core.plugins.module_utils.deployment import DEPLOYMENT, begin, look
+from ansible_collections.nhi.core.plugins.module_utils.errors import StateError
+from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
+from ansible_collections.nhi.core.plugins.plugin_utils.vault_file import VaultFile
 
 WANTED: list[dict[str, Any]] = [{"name": "db_root_password", "length": 24}, {"name": "db_app_password"}]
 
@@ -126,3 +130,33 @@ def test_a_name_that_is_no_guest_reaches_no_file(vault: Vault, name: str) -> Non
 def test_a_length_that_is_too_short_is_refused(vault: Vault) -> None:
     with pytest.raises(AnsibleActionFail, match="from 12 to 128"):
         vault.run(secrets=[{"name": "db_pin", "length": 4}])
+
+
+def test_new_secrets_are_in_the_record_before_they_are_in_the_vault_and_go_with_it(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault.run(secrets=WANTED[:1])
+    before = vault.file.read_bytes()
+    begin(tmp_path, "db", DEPLOYMENT, Holder.me("run-1"))
+    of_deployment: dict[str, Any] = {"deployment": "run-1", "state_dir": str(tmp_path)}
+
+    def full(_file: VaultFile, _values: object) -> None:
+        raise StateError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VaultFile, "write", full)
+        with pytest.raises(AnsibleActionFail, match="the disk is full"):
+            vault.run(secrets=WANTED, **of_deployment)
+    record = look(tmp_path, "db")
+    assert record is not None
+    assert record.generated == ("db_app_password",)
+    vault.run(secrets=WANTED, **of_deployment)
+    assert vault.run(state="absent", **of_deployment)["removed"] == ["db_app_password"]
+    assert list(vault.values()) == ["db_root_password"]
+    assert vault.file.read_bytes() != before
+
+
+def test_a_deployment_that_is_not_held_any_more_generates_nothing(vault: Vault, tmp_path: Path) -> None:
+    with pytest.raises(AnsibleActionFail, match="What run-1 began with db was ended meanwhile"):
+        vault.run(secrets=WANTED, deployment="run-1", state_dir=str(tmp_path))
+    assert not vault.file.exists()

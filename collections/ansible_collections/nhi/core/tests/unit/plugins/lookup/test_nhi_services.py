@@ -13,6 +13,8 @@ from ansible.errors import AnsibleLookupError
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from ansible_collections.nhi.core.plugins.lookup.nhi_services import DOCUMENTATION, LookupModule
+from ansible_collections.nhi.core.plugins.module_utils.deployment import DEPLOYMENT, begin
+from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
 from ansible_collections.nhi.core.tests.unit.plugins.state_samples import (
     as_loaded,
     document,
@@ -45,6 +47,14 @@ def test_what_runs_is_a_line_for_people_and_an_entry_for_programs(tmp_path: Path
     assert (running["guest"], running["vmid"]) == ("redis-cache", 105)
     assert listing["table"][0].split() == ["SERVICE", "PURPOSE", "GUEST", "VMID", "URL", "HEALTH"]
     assert running["urls"][0] in listing["table"][1]
+
+
+def test_what_is_being_deployed_is_listed(tmp_path: Path) -> None:
+    begin(tmp_path, "redis-cache", DEPLOYMENT, Holder.me("run-1", "ada"), "redis", "cache")
+    listing = look_up(tmp_path)
+    (record,) = listing["unfinished"]
+    assert (record["guest"], record["actor"], record["under_way"]) == ("redis-cache", "ada", True)
+    assert listing["table"][2].startswith("redis-cache is being deployed by ada (pid ")
 
 
 def test_a_damaged_state_is_an_error_and_not_an_empty_list(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph, parse_graph
 from ansible_collections.nhi.core.plugins.module_utils.probe import ProbeResult
 from ansible_collections.nhi.core.plugins.module_utils.service_health import await_health, overall
-from ansible_collections.nhi.core.plugins.module_utils.service_records import Deployed, ServiceRecords
+from ansible_collections.nhi.core.plugins.module_utils.service_records import Deployed, Records, ServiceRecords
 from ansible_collections.nhi.core.plugins.module_utils.service_registration import UnwellError, register, unregister
 
 REDIS = Deployed(
@@ -117,6 +117,19 @@ def test_a_service_is_forgotten_once(records: ServiceRecords, tmp_path: Path) ->
     assert unregister(records, lambda: None).changed
     assert written(tmp_path) == []
     assert not unregister(records, lambda: None).changed
+
+
+def test_what_is_replaced_is_announced_before_it_is_and_can_be_put_back(
+    records: ServiceRecords, tmp_path: Path
+) -> None:
+    other = Records({"services": {}}, [{"targets": []}])
+    records.write(other)
+    heard: list[tuple[Records, Records]] = []
+    register(records, REDIS, GRAPH, 1.0, lambda: None, lambda before: heard.append((before, records.read())))
+    assert heard == [(other, other)]
+    register(records, REDIS, GRAPH, 1.0, lambda: None, lambda _before: pytest.fail("nothing is replaced"))
+    assert unregister(records, lambda: None, Records.from_data(other.as_data())).changed
+    assert records.read() == other
 
 
 def test_a_service_that_is_late_is_waited_for() -> None:

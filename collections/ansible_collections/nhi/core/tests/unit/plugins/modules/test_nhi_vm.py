@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils import guest_host_key
+from ansible_collections.nhi.core.plugins.module_utils.deployment import DEPLOYMENT, begin, look
 from ansible_collections.nhi.core.plugins.module_utils.guest_host_key import HostKey
+from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
 from ansible_collections.nhi.core.plugins.modules import nhi_vm
 from ansible_collections.nhi.core.tests.unit.plugins.modules.module_runner import FakeClient, Run, runner
 
@@ -85,6 +87,35 @@ def test_only_the_guest_of_the_named_operation_is_destroyed(pve: FakeClient, run
     assert pve.writes() == []
     assert run(**gone, made_by="op-other")["changed"]
     assert pve.guests == {}
+
+
+def test_nothing_is_destroyed_for_a_deployment_that_made_nothing(pve: FakeClient, run: Run) -> None:
+    pve.add(105, "redis", description="Redis.\n\nnhi: op-other")
+    assert "left alone" in run(name="redis", state="absent", confirm="redis", made_by=[])["msg"]
+    assert run(name="redis", state="absent", confirm="redis", made_by=["op-mine", "op-other"])["changed"]
+
+
+def test_the_operation_is_in_the_record_of_its_deployment_before_it_makes_a_guest(
+    pve: FakeClient, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(tmp_path, "redis", DEPLOYMENT, Holder.me("run-1"))
+    known: list[tuple[str, ...]] = []
+    real = pve.post
+
+    def post(*args: Any, **more: Any) -> Any:
+        record = look(tmp_path, "redis")
+        known.append(record.made if record else ())
+        return real(*args, **more)
+
+    monkeypatch.setattr(pve, "post", post)
+    run(name="redis", template="debian-12", deployment="run-1", check=True)
+    assert known == []
+    result = run(name="redis", template="debian-12", deployment="run-1", wait=False)
+    assert result["changed"], result
+    assert known[0] == (result["operation"],)
+    assert run(name="redis", deployment="run-2")["msg"].endswith(
+        "Nothing was done for run-2, which is not held any more"
+    )
 
 
 def test_a_guest_that_answers_with_another_key_is_told_with_the_failure(
