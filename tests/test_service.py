@@ -71,6 +71,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
         (home / "fail.yml").write_text(
             "- name: Break\n  ansible.builtin.command: /bin/false\n  delegate_to: localhost\n"
         )
+        change = "- name: Change\n  ansible.builtin.debug:\n  changed_when: true\n"
+        (home / "change.yml").write_text(change + deploy)
         (home / "wait.yml").write_text(
             "- name: Wait\n  ansible.builtin.wait_for:\n    path: '{{ go }}'\n  delegate_to: localhost\n" + deploy
         )
@@ -177,6 +179,13 @@ def test_a_service_of_a_data_file_needs_no_code_and_keeps_its_secrets(lab: Opera
     again = succeeded(notes(lab, "shop"))
     assert set(changes(again).values()) == {0}, again[-3000:]
     assert file.read_bytes() == before
+
+
+def test_what_only_the_role_changed_is_told_too(lab: Operator) -> None:
+    output = succeeded(notes(lab, "shop", tasks="change"))
+    assert changes(output) == {"localhost": 0, "notes-shop": 1}
+    assert result_of(output)["changed"] is True
+    assert result_of(succeeded(notes(lab, "shop")))["changed"] is False
 
 
 def test_a_role_that_fails_is_one_sentence_and_leaves_nothing(lab: Operator, tmp_path: Path) -> None:
