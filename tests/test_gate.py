@@ -200,7 +200,8 @@ def test_of_many_runs_one_applies_a_plan(agent: Operator) -> None:
 
 
 def test_secrets_are_in_no_plan(agent: Operator) -> None:
-    assert vm(agent, "web-1", _check=True, type="qemu", ciuser="admin", cipassword="S3cret-of-the-guest")["plan"]
+    shown = vm(agent, "web-1", _check=True, type="qemu", template=None, ciuser="admin", cipassword="S3cret-of-the-guest")
+    assert shown["plan"], shown["preflight"]
     texts = [f.read_text(errors="replace") for f in agent.state_dir.rglob("*") if f.is_file() and f.name != "plan.key"]
     secrets = ["S3cret-of-the-guest", agent.lab.env["PROXMOX_TOKEN_SECRET"]]
     assert not [s for s in secrets for text in texts if s in text]
