@@ -199,8 +199,37 @@ def test_of_many_runs_one_applies_a_plan(agent: Operator) -> None:
     assert len([w for w in agent.lab.writes() if w["method"] == "DELETE"]) == 1
 
 
+def test_going_back_to_a_snapshot_needs_approval_and_taking_one_does_not(agent: Operator) -> None:
+    vm(agent, "web-1")
+    wish = {"name": "web-1", "snapshot": "before", "state_dir": str(agent.state_dir)}
+    assert agent.module("nhi_vm_snapshot", **wish)["changed"]
+    wish |= {"state": "rollback", "confirm": "web-1"}
+    before = writes(agent)
+    assert "needs an approval" in agent.module("nhi_vm_snapshot", **wish)["msg"]
+    plan_id = agent.module("nhi_vm_snapshot", **wish, _check=True)["plan"]["plan_id"]
+    # The plan of one module is none of another.
+    nhi(agent, "approve", plan_id)
+    assert "no longer fits" in vm(agent, "web-1", "absent", plan_id=plan_id)["msg"]
+    assert writes(agent) == before
+    assert agent.module("nhi_vm_snapshot", **wish, plan_id=plan_id)["changed"]
+
+
+def test_a_restore_counts_as_a_guest_and_one_in_place_needs_approval(agent: Operator) -> None:
+    vm(agent, "web-1")
+    state = {"state_dir": str(agent.state_dir)}
+    made = agent.module("nhi_vm_backup", name="web-1", storage="local", **state)
+    wish = {"state": "restored", "backup": made["backup"]["volid"], **state}
+    assert "needs an approval (no rule" in agent.module("nhi_vm_backup", name="web-2", **wish)["msg"]
+    refused = agent.module("nhi_vm_backup", name="web-1", confirm="web-1", **wish)
+    assert "needs an approval" in refused["msg"], refused
+    plan_id = agent.module("nhi_vm_backup", name="web-1", confirm="web-1", **wish, _check=True)["plan"]["plan_id"]
+    nhi(agent, "approve", plan_id)
+    assert agent.module("nhi_vm_backup", name="web-1", confirm="web-1", **wish, plan_id=plan_id)["changed"]
+
+
 def test_secrets_are_in_no_plan(agent: Operator) -> None:
-    shown = vm(agent, "web-1", _check=True, type="qemu", template=None, ciuser="admin", cipassword="S3cret-of-the-guest")
+    secret = {"ciuser": "admin", "cipassword": "S3cret-of-the-guest"}
+    shown = vm(agent, "web-1", _check=True, type="qemu", template=None, **secret)
     assert shown["plan"], shown["preflight"]
     texts = [f.read_text(errors="replace") for f in agent.state_dir.rglob("*") if f.is_file() and f.name != "plan.key"]
     secrets = ["S3cret-of-the-guest", agent.lab.env["PROXMOX_TOKEN_SECRET"]]

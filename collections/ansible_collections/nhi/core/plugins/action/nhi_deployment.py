@@ -22,6 +22,7 @@ from ansible_collections.nhi.core.plugins.module_utils.deployment import (
     step,
 )
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.freeze import refuse_if_frozen
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import guest_name
 from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
 
@@ -60,6 +61,7 @@ class ActionModule(ActionBase):
             record = look(state_dir, guest)
             return _result("", record or Record(guest), [f"{record.story} {record.advice}".strip()] if record else [])
         if state in _BEGINNING:
+            refuse_if_frozen(state_dir)
             run = Holder.of_process(_playbook(), f"run-{uuid.uuid4().hex[:12]}")
             record, before = begin(state_dir, guest, _BEGINNING[state], run, options["service"], options["purpose"])
             warnings = [f"{before.story} This run goes on from there."] if before else []

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ._gate_args import GATE_ARGS
 from .guest_identity import IDENTITY_OPTIONS
 
 GUARD_ARGS: dict[str, dict[str, Any]] = {
+    **GATE_ARGS,
     "confirm": {"type": "str"},
     "allow_impact": {"type": "bool", "default": False},
     "allow_brain": {"type": "bool", "default": False},

@@ -17,6 +17,8 @@ from .guest import CLONE, CREATE, DESTROY, Found, GuestPlan
 from .guest_identity import Identity
 from .guest_reader import Api, Cluster, read_guest
 
+_MAKING = (CREATE, CLONE, "restore")
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -124,7 +126,7 @@ def _dependents(api: Api, cluster: Cluster, plan: GuestPlan, found: Found | None
 
 def _size(plan: GuestPlan) -> Size:
     """How much more of a host the guest takes than before."""
-    new = any(action.kind in (CREATE, CLONE) for action in plan.actions)
+    new = any(action.kind in _MAKING for action in plan.actions)
     before: Mapping[str, Any] = {} if new else plan.before
 
     def more(key: str) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import GuestChangeError
 from .guest import UNPLANNED, Check, Found, GuestPlan
+from .guest_admission import Subject
 from .guest_backup import Backup, BackupWish, plan_absent, plan_present, young_enough
 from .guest_backup_reader import (
     backup_storage,
@@ -29,6 +30,7 @@ from .guest_reader import Api, Cluster, read_cluster, refuse_if_changed
 from .guest_rescan import Rescan
 from .guest_work import TaskRunner, meant_guest
 from .interrupts import Interrupts
+from .journal import new_operation
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ class BackupManager:
             plan.checks.append(check_privileges(self._api, _needs(wish, found, storage)))
             plan.before["backups"] = [b.volid for b in backups]
             plan.after["backups"] = ["(a new one)", *plan.before["backups"]] if storage else plan.before["backups"]
+            if not self._run.check_mode:
+                plan.refuse_if_failed()
+            self._run.guards.admission.ask(self._api, cluster, plan, new_operation(), Subject.of(found))
             if storage is None or self._run.check_mode:
                 return self._shown(plan, backups)
             return self._back_up(plan, found, storage, backups)
@@ -110,7 +115,8 @@ class BackupManager:
         """Remove the backup, if it is there and is one of the guest's."""
         with self._interrupts:
             storage = storage_of(volid)
-            node, everything = find_backup(self._api, read_cluster(self._api), volid, None)
+            cluster = read_cluster(self._api)
+            node, everything = find_backup(self._api, cluster, volid, None)
             backup = next((b for b in everything if b.volid == volid), None)
             if backup is None:
                 return BackupOutcome(GuestPlan())
@@ -121,6 +127,8 @@ class BackupManager:
             left = [b for b in backups if b.volid != volid]
             if not self._run.check_mode:
                 plan.refuse_if_failed()
+            self._run.guards.admission.ask(self._api, cluster, plan, new_operation(), Subject(guest.name))
+            if not self._run.check_mode:
                 path = ("nodes", node, "storage", storage, "content", volid)
                 self._tasks.run(f"removing {volid}", lambda: self._api.delete(path))
                 plan.warnings += self._tasks.warnings
@@ -133,7 +141,6 @@ class BackupManager:
         return None
 
     def _back_up(self, plan: GuestPlan, found: Found, storage: str, before: list[Backup]) -> BackupOutcome:
-        plan.refuse_if_failed()
         refuse_if_changed(self._api, found)
         data = plan.actions[0].data
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from .graph import DependencyGraph
 from .guest import Check, Found, GuestPlan, Impact, assess_impact
+from .guest_admission import Admission
 from .guest_checks import check_confirmed, check_critical, check_dependents
 from .guest_identity import Identity, Known, check_expected
 
@@ -34,6 +35,7 @@ class Guards:
     graph: DependencyGraph | None = None
     known: Known = field(default_factory=Known)
     expect: Identity | None = None
+    admission: Admission = field(default_factory=Admission)
 
     def checks(self, found: Found, impact: Impact, what: str) -> list[Check]:
         """The guest is the known one, and the words were said; ``what`` is such as "rolling back"."""
@@ -66,11 +68,13 @@ class Guards:
         return [f"No dependency graph was read, so nobody knows what depends on {found.label}."]
 
 
-def guards_from_params(params: Mapping[str, Any], graph: DependencyGraph | None, known: Known) -> Guards:
+def guards_from_params(
+    params: Mapping[str, Any], graph: DependencyGraph | None, known: Known, admission: Admission
+) -> Guards:
     """The guards as options of a module."""
     return Guards(
         params["confirm"], params["allow_impact"], params["allow_brain"], params["brain_vmid"], graph, known,
-        Identity.from_params(params["expect"]),
+        Identity.from_params(params["expect"]), admission,
     )  # fmt: skip
 
 
@@ -94,7 +98,16 @@ def plan_result(plan: GuestPlan) -> dict[str, Any]:
         "identity": plan.identity,
         "summary": plan.summary(),
         "plan": plan.ticket,
+        "how_to_apply": _how_to_apply(plan.ticket),
     }
+
+
+def _how_to_apply(ticket: Mapping[str, Any] | None) -> list[str]:
+    if not ticket:
+        return []
+    number = ticket["plan_id"]
+    approve = f"an operator approves it with 'nhi approve {number}', then " if ticket["needs_approval"] else ""
+    return [f"Plan {number}, good until {ticket['expires_at']}: {approve}run the same with plan_id={number}."]
 
 
 def plan_warnings(plan: GuestPlan) -> list[str]:

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from pathlib import Path
 
 from .errors import AlreadyExistsError, NHIError, PreflightError
 from .guest import UNPLANNED, Action, Check, Found, GuestPlan, guest_facts
 from .guest_addresses import TakenAddresses
+from .guest_admission import Subject
 from .guest_apply import GuestChange
 from .guest_archive import Archive
 from .guest_backup import Backup
@@ -31,7 +31,7 @@ from .guest_spec import Wanted
 from .guest_wait import Patience
 from .guest_work import row_of
 from .interrupts import Interrupts
-from .journal import Journal
+from .journal import Journal, new_operation
 from .reservations import Reservations
 
 
@@ -42,7 +42,7 @@ class RestoreManager:
         self._api = api
         self._wish = wish
         self._run = run
-        self._operation = f"op-{uuid.uuid4().hex[:12]}"
+        self._operation = new_operation()
         self._journal = Journal(state_dir, self._operation, f"{wish.guest.name} restored from {wish.backup}")
         self._reservations = Reservations(state_dir)
         self._interrupts = Interrupts()
@@ -53,6 +53,11 @@ class RestoreManager:
         with self._interrupts:
             try:
                 return self._look_and_act()
+            except BaseException:
+                self._interrupts.mute()
+                if not self._journal.kept:
+                    self._run.guards.admission.withdraw()
+                raise
             finally:
                 self._interrupts.mute()
                 self._journal.close()
@@ -120,6 +125,8 @@ class RestoreManager:
         self._check_privileges(plan, found.vmid, archive)
         if not self._run.check_mode:
             plan.refuse_if_failed()
+        guards.admission.ask(self._api, cluster, plan, self._operation, Subject.of(found))
+        if not self._run.check_mode:
             changer = self._changer()
             changer.destroy(plan, found)
             plan.warnings += changer.warnings
@@ -139,8 +146,10 @@ class RestoreManager:
         plan = self._plan_beside(backup, archive, node, choice.vmid)
         plan.checks += [*self._run.guards.expected(None), *checks]
         if self._run.check_mode:
+            self._ask(cluster, plan)
             return BackupOutcome(plan, backup, vm=plan.after)
         plan.refuse_if_failed()
+        self._ask(cluster, plan)
         try:
             plan, vmid = self._restore(cluster, allocator, backup, archive, node)
         except BaseException:
@@ -157,6 +166,9 @@ class RestoreManager:
         plan.warnings += self._address_warnings(cluster, found)
         return BackupOutcome(plan, backup, vm=guest_facts(found))
 
+    def _ask(self, cluster: Cluster, plan: GuestPlan) -> None:
+        self._run.guards.admission.ask(self._api, cluster, plan, self._operation, Subject(self._wish.guest.name))
+
     def _restore(
         self, cluster: Cluster, allocator: Allocator, backup: Backup, archive: Archive, node: str
     ) -> tuple[GuestPlan, int]:
@@ -172,6 +184,7 @@ class RestoreManager:
             try:
                 changer.restore(Placement(node, choice.vmid), backup.type, action.data)
             except AlreadyExistsError:
+                self._run.guards.admission.refuse_departure(choice.vmid)
                 allocator.vmid_taken(choice.vmid)
                 continue
             plan.warnings += changer.warnings

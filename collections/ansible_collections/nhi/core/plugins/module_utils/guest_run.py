@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from .guest_rescan import Rescan
 from .guest_spec import Wanted
 from .guest_wait import Patience
 from .interrupts import Interrupts
-from .journal import Journal
+from .journal import Journal, new_operation
 from .reservations import QUARANTINE_SECONDS, Reservations
 
 
@@ -70,7 +69,7 @@ class GuestRun:
         self.api = api
         self.wanted = wanted
         self.settings = settings
-        self.operation = f"op-{uuid.uuid4().hex[:12]}"
+        self.operation = new_operation()
         self.journal = Journal(settings.state_dir, self.operation, f"{wanted.name} {wanted.state}")
         self.reservations = Reservations(settings.state_dir, settings.quarantine_seconds)
         self.interrupts = Interrupts()

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .guest import UNPLANNED, Action, Found, GuestPlan
+from .guest_admission import Subject
 from .guest_config import flag
 from .guest_guards import Guards
 from .guest_identity import Identity
 from .guest_privileges import Need, check_privileges
-from .guest_reader import Api, guest_path, read_cluster, read_guest, refuse_if_changed
+from .guest_reader import Api, Cluster, guest_path, read_cluster, read_guest, refuse_if_changed
 from .guest_rescan import Rescan
 from .guest_snapshot import (
     DESCRIBE,
@@ -31,6 +32,7 @@ from .guest_snapshot import (
 )
 from .guest_work import TaskRunner, meant_guest, row_of
 from .interrupts import Interrupts
+from .journal import new_operation
 
 _PRIVILEGES = {ROLLBACK: "VM.Snapshot.Rollback|VM.Snapshot"}
 
@@ -88,15 +90,16 @@ class SnapshotManager:
                 plan.checks[:0] = self._run.guards.identify(found, destructive=False)
             if plan.changed or not exists.passed:
                 plan.checks.insert(0, exists)
-            return self._carry_out(plan, found, snapshots)
+            return self._carry_out(cluster, plan, found, snapshots)
 
-    def _carry_out(self, plan: GuestPlan, found: Found, snapshots: list[Snapshot]) -> SnapshotOutcome:
+    def _carry_out(self, cluster: Cluster, plan: GuestPlan, found: Found, snapshots: list[Snapshot]) -> SnapshotOutcome:
         plan.identity = Identity.of(found).as_dict()
         needs = [Need(_PRIVILEGES.get(a.kind, "VM.Snapshot"), (f"/vms/{found.vmid}",)) for a in plan.actions]
         if needs:
             plan.checks.append(check_privileges(self._api, needs))
         if not self._run.check_mode:
             plan.refuse_if_failed()
+        self._run.guards.admission.ask(self._api, cluster, plan, new_operation(), Subject.of(found))
         if self._run.check_mode or not plan.changed:
             return SnapshotOutcome(plan, found, foretold(self._wish, snapshots, plan))
         refuse_if_changed(self._api, found)

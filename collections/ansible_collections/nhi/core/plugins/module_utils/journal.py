@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -31,6 +32,11 @@ _SUFFIX, _NEW = ".jsonl", ".new"
 _NEW_SECONDS = 60.0
 
 Entry = Mapping[str, Any]
+
+
+def new_operation() -> str:
+    """A number that no other operation has."""
+    return f"op-{uuid.uuid4().hex[:12]}"
 
 
 class Journal:

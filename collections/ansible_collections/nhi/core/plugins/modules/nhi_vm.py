@@ -545,6 +545,12 @@ plan:
     reason: no rule of the policy speaks of destroy by aider
     needs_approval: true
     expires_at: '2026-11-27T12:30:00+00:00'
+how_to_apply:
+  description: The same for a person. Empty where there is no plan.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 recovered:
   description:
     - What became of earlier operations that were cut off, by a crash for example. Each run settles them first, in check

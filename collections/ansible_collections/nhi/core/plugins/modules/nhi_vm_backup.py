@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - nhi.core.attributes
   - nhi.core.proxmox
   - nhi.core.state
+  - nhi.core.gate
   - nhi.core.guards
   - nhi.core.identity
 attributes:
@@ -230,6 +231,24 @@ summary:
   type: list
   elements: str
   sample: ['Back up LXC 102 postgres-lxc on pve to local, while it runs']
+plan:
+  description:
+    - What a dry run was given to apply its plan by. Null where no policy is in force, where nothing would be done, and
+      where a pre-flight check failed.
+  returned: success
+  type: dict
+  sample:
+    plan_id: plan-k3sx7qjv2mzt5ay4fwhd6ubcne
+    decision: allow
+    reason: takes nothing away
+    needs_approval: false
+    expires_at: '2026-11-27T12:30:00+00:00'
+how_to_apply:
+  description: The same for a person. Empty where there is no plan.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 recovered:
   description: What became of earlier operations that were cut off. Each run settles them first.
   returned: success
@@ -243,6 +262,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._gate_args import admission_from_params
 from ansible_collections.nhi.core.plugins.module_utils._guard_args import GUARD_ARGS
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     PROXMOX_ARGS,
@@ -307,7 +327,8 @@ def run_from_params(
 ) -> BackupRun:
     """What the options say about the run."""
     graph = find_graph(params["dependency_graph"], params["state_dir"])
-    guards = guards_from_params(params, graph, read_known(Path(params["state_dir"])))
+    admission = admission_from_params(params, ARGUMENT_SPEC, "nhi_vm_backup", graph, check_mode=check)
+    guards = guards_from_params(params, graph, read_known(Path(params["state_dir"])), admission)
     rescan = Rescan(Path(params["state_dir"]), endpoint, "nhi_vm_backup")
     return BackupRun(check, params["wait_timeout"], guards, rescan, tell)
 

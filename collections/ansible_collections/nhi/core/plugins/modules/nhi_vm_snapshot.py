@@ -20,6 +20,7 @@ extends_documentation_fragment:
   - nhi.core.attributes
   - nhi.core.proxmox
   - nhi.core.state
+  - nhi.core.gate
   - nhi.core.guards
   - nhi.core.identity
 attributes:
@@ -158,6 +159,24 @@ summary:
   type: list
   elements: str
   sample: [Take snapshot before_upgrade of LXC 105 redis-cache on pve]
+plan:
+  description:
+    - What a dry run was given to apply its plan by. Null where no policy is in force, where nothing would be done, and
+      where a pre-flight check failed.
+  returned: success
+  type: dict
+  sample:
+    plan_id: plan-k3sx7qjv2mzt5ay4fwhd6ubcne
+    decision: allow
+    reason: takes nothing away
+    needs_approval: false
+    expires_at: '2026-11-27T12:30:00+00:00'
+how_to_apply:
+  description: The same for a person. Empty where there is no plan.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 recovered:
   description: What became of earlier operations that were cut off. Each run settles them first.
   returned: success
@@ -170,6 +189,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._gate_args import admission_from_params
 from ansible_collections.nhi.core.plugins.module_utils._guard_args import GUARD_ARGS
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     PROXMOX_ARGS,
@@ -225,7 +245,8 @@ def main() -> None:
         graph = find_graph(params["dependency_graph"], params["state_dir"])
         endpoint, state_dir = endpoint_from_params(params), Path(params["state_dir"])
         rescan = Rescan(state_dir, endpoint, "nhi_vm_snapshot")
-        guards = guards_from_params(params, graph, read_known(state_dir))
+        admission = admission_from_params(params, ARGUMENT_SPEC, "nhi_vm_snapshot", graph, check_mode=module.check_mode)
+        guards = guards_from_params(params, graph, read_known(state_dir), admission)
         run = SnapshotRun(guards, module.check_mode, params["wait_timeout"], rescan, module.warn)
         with ProxmoxClient(endpoint) as client:
             recovered = settle(client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=rescan)
