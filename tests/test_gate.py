@@ -200,7 +200,7 @@ def test_of_many_runs_one_applies_a_plan(agent: Operator) -> None:
 
 
 def test_going_back_to_a_snapshot_needs_approval_and_taking_one_does_not(agent: Operator) -> None:
-    vm(agent, "web-1")
+    vm(agent, "web-1", storage="local-lvm")
     wish = {"name": "web-1", "snapshot": "before", "state_dir": str(agent.state_dir)}
     assert agent.module("nhi_vm_snapshot", **wish)["changed"]
     wish |= {"state": "rollback", "confirm": "web-1"}
