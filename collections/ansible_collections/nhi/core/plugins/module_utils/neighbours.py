@@ -18,7 +18,8 @@ from .addresses import Address
 from .neighbours6 import is_on_link, known_neighbour, solicit
 
 _PROBE_PORT = 22
-_PROBE_SECONDS = 0.5
+# A neighbour answers ARP within milliseconds; one on a wireless network that sleeps, within its next beacons.
+_PROBE_SECONDS = 0.35
 _TABLE = Path("/proc/net/arp")
 _COMPLETE = 0x2
 _PAUSE_SECONDS = 0.25
