@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import AlreadyExistsError, GuestReplacedError, NHIError, PreflightError, ProxmoxError
 from .graph import DependencyGraph
-from .guest import DESTROY, STOP, Check, Found, GuestPlan, Impact, assess_impact, guest_facts
+from .guest import DESTROY, STOP, Check, Found, GuestPlan, assess_impact, guest_facts
 from .guest_addresses import TakenAddresses, fixed_addresses, guest_macs, taken_addresses
 from .guest_apply import GuestChange
 from .guest_capacity import Overcommit
@@ -43,6 +43,7 @@ from .guest_rescan import Rescan
 from .guest_site import Allocator, Site, choose_site
 from .guest_spec import LXC, Wanted
 from .guest_wait import Patience
+from .impact import Impact
 from .interrupts import Interrupts
 from .journal import Journal
 from .reservations import QUARANTINE_SECONDS, AppearedMeanwhileError, Choice, Held, Reservations

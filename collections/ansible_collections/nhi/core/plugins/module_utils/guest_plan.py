@@ -21,7 +21,6 @@ from .guest import (
     Check,
     Found,
     GuestPlan,
-    Impact,
     guest_facts,
 )
 from .guest_checks import (
@@ -38,6 +37,7 @@ from .guest_creation import new_address
 from .guest_drift import drift
 from .guest_interfaces import clone_interfaces, interface_facts, new_interfaces
 from .guest_spec import DEFAULT_BRIDGE, KINDS, LXC, Wanted
+from .impact import Impact
 
 
 def plan_create(wanted: Wanted, place: Placement) -> GuestPlan:
