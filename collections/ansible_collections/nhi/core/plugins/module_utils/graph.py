@@ -27,7 +27,16 @@ from .graph_schema import CRITICALITIES, GRAPH_SCHEMA
 from .safe_hours import SafeHours, find_zone
 from .state_validation import faults_against
 
-__all__ = ["CRITICALITIES", "OVERLAY_NAME", "DependencyGraph", "Service", "find_graph", "load_graph", "parse_graph"]
+__all__ = [
+    "CRITICALITIES",
+    "OVERLAY_NAME",
+    "DependencyGraph",
+    "Service",
+    "find_graph",
+    "load_graph",
+    "parse_graph",
+    "require_graph",
+]
 
 OVERLAY_NAME = "dependency_graph.d"
 _SHOWN_FAULTS = 3
@@ -182,6 +191,14 @@ def find_graph(named: str | None, state_dir: str) -> DependencyGraph | None:
         raise GraphError(f"{default} can not be looked at: {explain(e)}; correct state_dir or its owner") from e
     registered = _registered(overlay)
     return parse_graph({"services": {}}, registered) if registered else None
+
+
+def require_graph(named: str | None, state_dir: str) -> DependencyGraph:
+    """Like ``find_graph``, for who can do nothing without one; GraphError where there is none."""
+    graph = find_graph(named, state_dir)
+    if graph is None:
+        raise GraphError(f"{state_dir} has no dependency_graph.json: write it, or name one with dependency_graph")
+    return graph
 
 
 def parse_graph(document: Any, registered: Mapping[str, Any] | None = None) -> DependencyGraph:

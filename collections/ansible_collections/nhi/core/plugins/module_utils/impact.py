@@ -126,3 +126,25 @@ def outlook(graph: DependencyGraph, names: Iterable[str], now: datetime | None =
     hours = graph.safe_hours(names)
     limiting = tuple(sorted(n for n in names if not graph.services[n].safe_hours.always))
     return Outlook(hours, hours.next_window(now, graph.zone, seconds), graph.zone, now, limiting)
+
+
+def downtimes(graph: DependencyGraph, restarted: Mapping[str, float | None]) -> dict[str, float | None]:
+    """How long each service is away when some are restarted one after the other, each for so many seconds.
+
+    A dependent is away as long as anything is that it needs, directly or not; None where somebody's time is unknown.
+    """
+    lost: dict[str, set[str]] = {}
+    for name in graph.start_order(graph.services):
+        lost[name] = {name} if name in restarted else set()
+        for needed in graph.services[name].depends_on:
+            lost[name] |= lost[needed]
+    return {name: _sum(restarted[other] for other in sorted(others)) for name, others in lost.items() if others}
+
+
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    total = 0.0
+    for one in seconds:
+        if one is None:
+            return None
+        total += one
+    return round(total, 2)

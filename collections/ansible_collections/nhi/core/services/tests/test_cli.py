@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -17,7 +18,7 @@ import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import UnreachableError
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import full_document, make_document
-from nhi_services import cli, scan_command
+from nhi_services import cli, deps_command, scan_command
 from nhi_services.cli import main
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings.touch()
     monkeypatch.setenv("NHI_CONFIG", str(settings))
     monkeypatch.setenv("NHI_STATE_DIR", str(tmp_path / "state"))
-    for module in (cli, scan_command):
+    for module in (cli, deps_command, scan_command):
         monkeypatch.setattr(module, "StateStore", partial(StateStore, patience=0))
 
 
@@ -325,3 +326,54 @@ def test_before_the_first_scan_services_says_what_can_be_had(
     out = capsys.readouterr().out
     assert out.startswith("No service is known to run.")
     assert "postgresql" in out
+
+
+# nhi deps
+
+
+GRAPH: dict[str, Any] = {"services": {
+    "redis-cache": {"can_restart_without_approval": True, "restart_safe_hours": [2]},
+    "shop": {"depends_on": [{"service": "redis-cache", "port": 6379, "use": "cache"}]},
+}}  # fmt: skip
+
+
+@pytest.fixture
+def graph(store: StateStore) -> Path:
+    path = store.directory / "dependency_graph.json"
+    path.write_text(json.dumps(GRAPH))
+    return path
+
+
+def test_deps_shows_the_graph_with_the_health_of_the_last_scan(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deps"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^redis-cache +healthy +medium +redis-cache +02:00-03:00 +-$", out, re.MULTILINE)
+    assert re.search(r"^shop +unknown +medium +- +always, approval +redis-cache cache :6379$", out, re.MULTILINE)
+    assert "Start order: redis-cache -> shop" in out
+    assert "Guest guest-102 is not in the dependency graph" in out
+
+
+def test_deps_of_a_service_tell_what_stops_with_it(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deps", "redis-cache"]) == 0
+    out = capsys.readouterr().out
+    assert "Stop order: shop -> redis-cache" in out
+    assert "Next safe window: " in out
+    assert main(["deps", "nobody"]) == 1
+    assert "has no service nobody" in error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("form", "beginning"), [("svg", "<svg "), ("mermaid", "flowchart LR"), ("json", "{"), ("schema", "{")]
+)
+def test_deps_in_other_forms(graph: Path, form: str, beginning: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deps", "--format", form]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(beginning)
+    if beginning == "{":
+        json.loads(out)
+
+
+def test_a_graph_with_a_cycle_is_exit_code_1_and_prints_it(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph.write_text('{"services": {"a": {"depends_on": ["b"]}, "b": {"depends_on": ["a"]}}}')
+    assert main(["deps"]) == 1
+    assert " -> " in error_line(capsys)

@@ -20,7 +20,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
-from nhi_services import scan_command, service_command, state_commands
+from nhi_services import deps_command, scan_command, service_command, state_commands
 from nhi_services.settings import Settings, SettingsError, read_secret, read_settings
 from nhi_services.status import render, status_of
 from nhi_services.table import screen_of
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_status(commands)
     _add_services(commands)
+    _add_deps(commands)
     _add_scan(commands)
     _add_state(commands)
     return parser
@@ -99,6 +100,13 @@ def _add_status(commands: Commands[argparse.ArgumentParser]) -> None:
 def _add_services(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = _add(commands, "services", "Show which services run where, and which can be had.", _services)
     parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_deps(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "Show which service needs which, or what restarting some would mean; check the graph on the way."
+    parser = _add(commands, "deps", about, _deps)
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help="services of the dependency graph")
+    parser.add_argument("--format", choices=deps_command.FORMATS, default="text", help="text if not given")
 
 
 def _add_scan(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -138,6 +146,11 @@ def _services(settings: Settings, arguments: argparse.Namespace) -> None:
         print(state_commands.as_text(listing))
     else:
         print("\n".join(service_command.render(listing, screen_of(sys.stdout, os.environ))))
+
+
+def _deps(settings: Settings, arguments: argparse.Namespace) -> None:
+    screen = screen_of(sys.stdout, os.environ)
+    print("\n".join(deps_command.deps(settings, arguments.services, arguments.format, screen)))
 
 
 def _scan(settings: Settings, arguments: argparse.Namespace) -> None:

@@ -50,6 +50,7 @@ class Settings:
     secret_file: str | None = None
     scan: Mapping[str, Any] = field(default_factory=dict)
     catalogue: tuple[str, ...] = ()
+    dependency_graph: str | None = None
 
 
 def read_settings(
@@ -59,7 +60,7 @@ def read_settings(
     configured = environment.get("NHI_CONFIG")
     path = file or (Path(configured) if configured else DEFAULT_FILE)
     content = _read_file(path, required=file is not None or bool(configured))
-    _refuse_unknown(content, ("state_dir", "proxmox", "scan"), str(path))
+    _refuse_unknown(content, ("state_dir", "dependency_graph", "proxmox", "scan"), str(path))
     proxmox, scan = (_table(content, name, path) for name in ("proxmox", "scan"))
     defaults = _scan_defaults()
     _refuse_unknown(proxmox, (*_PROXMOX_VARIABLES, "api_token_secret_file"), f"[proxmox] of {path}")
@@ -81,6 +82,7 @@ def read_settings(
             **_from_environment(environment, _SCAN_VARIABLES),
         },
         catalogue=_catalogue(scan, path),
+        dependency_graph=_dependency_graph(environment, content, path),
     )
 
 
@@ -142,6 +144,18 @@ def _state_dir(environment: Mapping[str, str], content: Mapping[str, Any], path:
     if checkout := environment.get("NHI_ROOT"):
         return Path(checkout) / "infrastructure"
     return DEFAULT_STATE_DIR
+
+
+def _dependency_graph(environment: Mapping[str, str], content: Mapping[str, Any], path: Path) -> str | None:
+    """The hand-edited graph; None is the one beside state.json."""
+    configured = environment.get("NHI_DEPENDENCY_GRAPH") or _typed_or_none(
+        content.get("dependency_graph"), str, "dependency_graph", path
+    )
+    if configured:
+        return str(Path(configured).expanduser())
+    # Set by the checkout's `activate`, whose playbooks read this one.
+    checkout = environment.get("NHI_ROOT")
+    return str(Path(checkout) / "infrastructure" / "dependency_graph.json") if checkout else None
 
 
 def _typed(value: Any, kind: type, name: str, path: Path) -> Any:
