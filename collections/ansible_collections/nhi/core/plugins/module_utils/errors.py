@@ -49,6 +49,14 @@ class ConfigFilesError(NHIError):
     """Configuration files can not be made what they should be; none was changed."""
 
 
+class RestartError(NHIError):
+    """A restart stopped half-way; the message says what was restarted and what was not."""
+
+
+class GuestShellError(NHIError):
+    """A command on a guest could not be run, or failed there."""
+
+
 class GraphError(NHIError):
     """dependency_graph.json is not valid."""
 
