@@ -26,8 +26,12 @@ class GuestShell:
     key: str | None = None
     known_hosts: str | None = None
 
-    def run(self, address: str, argv: Sequence[str], timeout_seconds: float) -> str:
-        """What the command prints; GuestShellError says what went wrong where, in one line."""
+    def run(self, address: str, argv: Sequence[str], timeout_seconds: float, what: str | None = None) -> str:
+        """What the command prints; GuestShellError says what went wrong where, in one line.
+
+        Messages call it ``what``, where the command itself says less.
+        """
+        what = what or shlex.join(argv)
         command = shlex.join(argv if self.user == "root" else ["sudo", "-n", *argv])
         try:
             done = subprocess.run(
@@ -38,7 +42,7 @@ class GuestShell:
         except FileNotFoundError as e:
             raise GuestShellError("there is no program ssh here: install the OpenSSH client") from e
         except subprocess.TimeoutExpired as e:
-            raise GuestShellError(f"'{argv[0]}' on {address} did not end within {timeout_seconds:g} s") from e
+            raise GuestShellError(f"'{what}' on {address} did not end within {timeout_seconds:g} s") from e
         if done.returncode == _SSH_FAILED:
             raise GuestShellError(
                 f"no SSH to {self.user}@{address}: {_last(done.stderr)}; correct ssh_private_key and known_hosts, or"
@@ -46,7 +50,7 @@ class GuestShell:
             )
         if done.returncode:
             said = _last(done.stderr or done.stdout)
-            raise GuestShellError(f"'{command}' failed on {address} with {done.returncode}: {said}")
+            raise GuestShellError(f"'{what}' failed on {address} with {done.returncode}: {said}")
         return done.stdout
 
     def _ssh(self) -> list[str]:

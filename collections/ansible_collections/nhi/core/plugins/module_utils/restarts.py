@@ -32,6 +32,8 @@ from .state import StateStore
 # systemd gives a unit 90 s to stop and 90 s to start unless it says otherwise.
 _UNIT_SECONDS = 240.0
 _ASK_SECONDS = 20.0
+# In one login, since the service is away meanwhile.
+_RESTART = 'systemctl restart -- "$1" && systemctl show --property=ActiveState --value -- "$1"'
 # The uptime of a guest comes in whole seconds.
 _UPTIME_BLUR = timedelta(seconds=2)
 
@@ -245,8 +247,8 @@ class GuestRestarter:
     def restart(self, step: Step) -> None:
         """Restart it as its own tools do."""
         if step.how == UNIT:
-            self._on(step, ["systemctl", "restart", "--", step.unit or ""], _UNIT_SECONDS)
-            if (state := self._ask(step, "ActiveState")) != "active":
+            argv = ["sh", "-c", _RESTART, "sh", step.unit or ""]
+            if (state := self._on(step, argv, _UNIT_SECONDS, f"systemctl restart {step.unit}").strip()) != "active":
                 raise PreflightError(f"unit {step.unit} on {step.guest} is {state} after its restart: look at its log")
             return
         settings = GuestSettings(
@@ -261,12 +263,12 @@ class GuestRestarter:
         argv = ["systemctl", "show", f"--property={fact}", "--value", "--", step.unit or ""]
         return self._on(step, argv, _ASK_SECONDS).strip()
 
-    def _on(self, step: Step, argv: list[str], seconds: float) -> str:
+    def _on(self, step: Step, argv: list[str], seconds: float, what: str | None = None) -> str:
         if step.address is None:
             raise PreflightError(
                 f"{step.guest} has no address at which its unit could be restarted: correct its network"
             )
-        return self._site.shell.run(step.address, argv, seconds)
+        return self._site.shell.run(step.address, argv, seconds, what)
 
 
 def _refuse(plan: RestartPlan) -> None:

@@ -31,7 +31,10 @@ _PROXMOX_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {
 }
 # The playbooks read it too: a lab in memory sets it, because nothing listens in its guests.
 _SCAN_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {"guest_health_port": ("NHI_GUEST_HEALTH_PORT", int)}
-_RESTART_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {"ssh_private_key": ("NHI_SSH_KEY", str)}
+_RESTART_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {
+    "health_timeout": ("NHI_HEALTH_TIMEOUT", float), "ssh_user": ("NHI_SSH_USER", str),
+    "ssh_private_key": ("NHI_SSH_KEY", str), "known_hosts": ("NHI_KNOWN_HOSTS", str),
+}  # fmt: skip
 _RESTART_DEFAULTS: Final[Mapping[str, Any]] = {
     "health_timeout": 60.0, "brain_vmid": 100, "ssh_user": "root", "ssh_private_key": None, "known_hosts": None,
 }  # fmt: skip
