@@ -109,7 +109,7 @@ def _edge(line: Line, need: Need) -> str:
 def _label(line: Line, need: Need) -> Iterator[str]:
     if need.label:
         x, y = line.points[-1]
-        yield f'<text class="label" x="{x - 11:.1f}" y="{y - 3.5:.1f}" text-anchor="end">{escape(need.label)}</text>'
+        yield f'<text class="label" x="{x - 11:.1f}" y="{y - 5:.1f}" text-anchor="end">{escape(need.label)}</text>'
 
 
 def _node(service: Service, place: Place, note: str, box: Box) -> Iterator[str]:

@@ -77,14 +77,14 @@ class Impact:
             "safe_window": self.outlook.as_dict() if self.outlook else None,
         }
 
-    def sentences(self) -> list[str]:
-        """For a person."""
+    def sentences(self, *, window: bool = True) -> list[str]:
+        """For a person; without the window where it was told already."""
         lines = [
             f"{d['name']} ({d['criticality']}) would stop working: it needs {d['through']}." for d in self.dependents
         ]
         if len(self.dependents) > 1:
             lines.append(f"Stop first {' -> '.join(self.stop_order)}, and start in the opposite order afterwards.")
-        if self.outlook and not self.outlook.hours.always:
+        if window and self.outlook and not self.outlook.hours.always:
             lines.append(f"Next safe window: {self.outlook}, by the hours of {', '.join(self.outlook.limited_by)}.")
         return lines
 

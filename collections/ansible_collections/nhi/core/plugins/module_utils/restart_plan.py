@@ -113,10 +113,14 @@ class RestartPlan:
 
     def summary(self) -> list[str]:
         """For a person."""
-        lines = [step.text for step in self.steps]
-        if self.action == SCHEDULE:
-            lines.insert(0, f"Not now, but in the next safe window: {self.outlook}.")
-        return [*lines, *self.impact.sentences(), *(f"Refused: {c.message}" for c in self.failed)]
+        later = self.action == SCHEDULE
+        hours = f"by the hours of {', '.join(self.outlook.limited_by)}"
+        return [
+            *([f"Not now, but in the next safe window: {self.outlook}, {hours}."] if later else []),
+            *(step.text for step in self.steps),
+            *self.impact.sentences(window=not later),
+            *(f"Refused: {c.message}" for c in self.failed),
+        ]
 
 
 def plan_restart(wish: RestartWish, known: Surroundings, now: datetime | None = None) -> RestartPlan:

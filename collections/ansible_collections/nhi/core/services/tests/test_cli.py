@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -377,3 +378,54 @@ def test_a_graph_with_a_cycle_is_exit_code_1_and_prints_it(graph: Path, capsys: 
     graph.write_text('{"services": {"a": {"depends_on": ["b"]}, "b": {"depends_on": ["a"]}}}')
     assert main(["deps"]) == 1
     assert " -> " in error_line(capsys)
+
+
+# nhi restart, nhi restarts
+
+
+@pytest.fixture
+def api(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"HOST": "pve.example.net", "USER": "nhi@pve", "TOKEN_ID": "x", "TOKEN_SECRET": "y"}.items():
+        monkeypatch.setenv(f"PROXMOX_{name}", value)
+
+
+def test_a_restart_outside_its_hours_is_scheduled_listed_and_cancelled(
+    api: None, graph: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = json.loads(json.dumps({**GRAPH, "time_zone": "UTC"}))
+    closed["services"]["redis-cache"]["restart_safe_hours"] = [(datetime.now(UTC).hour + 12) % 24]
+    graph.write_text(json.dumps(closed))
+    assert main(["restart", "redis-cache", "--check"]) == 0
+    assert "Not now, but in the next safe window" in capsys.readouterr().out
+    assert main(["restarts"]) == 0
+    assert capsys.readouterr().out == "No restart is scheduled.\n"
+    assert main(["restart", "redis-cache"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("Scheduled as restart-")
+    assert "Nobody has looked for scheduled restarts here" in said.err
+    assert main(["restarts"]) == 0
+    assert re.search(r"^restart-\w+ +scheduled +.* redis-cache ", capsys.readouterr().out, re.MULTILINE)
+    assert main(["restarts", "run"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["restarts", "cancel", "redis-cache"]) == 0
+    assert capsys.readouterr().out.endswith("(redis-cache) is cancelled.\n")
+    assert main(["restarts", "cancel", "redis-cache"]) == 1
+    assert "there is none" in error_line(capsys)
+
+
+def test_a_restart_that_is_refused_is_one_line_and_exit_code_1(api: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["restart", "shop"]) == 1
+    assert "shop runs on no guest that is known" in error_line(capsys)
+
+
+@pytest.mark.parametrize("words", [["restart", "redis-cache"], ["restarts", "cancel"], ["restarts", "run", "x"]])
+def test_what_is_missing_for_a_restart_is_exit_code_2(
+    graph: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    error_line(capsys)
+
+
+def test_who_only_looks_at_restarts_needs_no_token(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["restarts", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"cut_off": [], "jobs": [], "watched": False}

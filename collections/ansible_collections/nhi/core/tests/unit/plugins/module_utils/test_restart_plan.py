@@ -70,7 +70,9 @@ def test_approval_is_by_name() -> None:
 def test_outside_the_window_it_is_scheduled_and_only_a_name_overrules_that() -> None:
     later = plan("minio", now=AFTERNOON)
     assert (later.action, later.failed) == ("schedule", [])
-    assert later.summary()[0] == ("Not now, but in the next safe window: 2026-01-20 02:00 to 05:00 (Europe/Berlin).")
+    assert later.summary()[0] == (
+        "Not now, but in the next safe window: 2026-01-20 02:00 to 05:00 (Europe/Berlin), by the hours of minio."
+    )
     assert plan("minio").action == "restart"
     assert "confirm=minio" in failed("minio", now=AFTERNOON, at_once=True)["window"]
     forced = plan("minio", now=AFTERNOON, at_once=True, confirm="minio")
