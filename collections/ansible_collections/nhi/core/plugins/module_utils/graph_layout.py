@@ -97,7 +97,7 @@ def _way(needed: str, name: str, column: Mapping[str, int]) -> list[Key]:
 def _columns(
     order: Sequence[str], column: Mapping[str, int], ways: Mapping[tuple[str, str], list[Key]]
 ) -> list[list[Key]]:
-    columns: list[list[Key]] = [[] for _ in range(max(column.values(), default=-1) + 1)]
+    columns: list[list[Key]] = [[] for _column in range(max(column.values(), default=-1) + 1)]
     for name in order:
         columns[column[name]].append((name,))
     for way in ways.values():

@@ -37,15 +37,12 @@ class Restarter(Protocol):
 
     def mark(self, step: Step) -> str:
         """Something that a restart changes."""
-        ...
 
     def was_restarted(self, step: Step, mark: str) -> bool:
         """Whether it was restarted since it had that mark; what was left in the middle is finished."""
-        ...
 
     def restart(self, step: Step) -> None:
         """Restart it and return when that was done; NHIError when it was not."""
-        ...
 
 
 @dataclass

@@ -75,7 +75,7 @@ def test_what_is_on_one_side_only_is_told() -> None:
         service(db={"guest": "gone"}, web={}, site={"vmid": 999}),
         lab(make_guest(105, name="redis"), make_guest(900, name="golden", template=True)),
     )
-    assert [line.split(":")[0] for line in told] == [
+    assert [line.split(":", maxsplit=1)[0] for line in told] == [
         "db is said to run on gone, which is no known guest",
         "site is said to run on 999, which is no known guest",
         "Guest redis is not in the dependency graph, so nobody knows what needs it",

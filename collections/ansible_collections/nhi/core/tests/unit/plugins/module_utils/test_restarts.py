@@ -295,13 +295,13 @@ def _schedule(directory: str, gate: Any, results: Any) -> None:
 def test_of_many_who_schedule_the_same_at_once_one_does(lab: Lab) -> None:
     context = multiprocessing.get_context("fork")
     gate, results = context.Event(), context.Queue()
-    children = [context.Process(target=_schedule, args=(str(lab.directory), gate, results)) for _ in range(8)]
+    children = [context.Process(target=_schedule, args=(str(lab.directory), gate, results)) for _child in range(8)]
     for child in children:
         child.start()
     gate.set()
     for child in children:
         child.join()
-    assert sum(results.get(timeout=5) for _ in children) >= 1
+    assert sum(results.get(timeout=5) for _child in children) >= 1
     assert len(list((lab.directory / "restarts/jobs").glob("*.json"))) == 1
 
 
@@ -314,7 +314,7 @@ def test_of_many_timers_at_once_one_does_it(lab: Lab) -> None:
     RestartJobs(lab.directory).schedule(RestartWish(("redis-cache",)), datetime.now(UTC), None, "me")
     context = multiprocessing.get_context("fork")
     gate = context.Event()
-    children = [context.Process(target=_run_due, args=(lab, gate)) for _ in range(6)]
+    children = [context.Process(target=_run_due, args=(lab, gate)) for _child in range(6)]
     for child in children:
         child.start()
     gate.set()
