@@ -71,6 +71,7 @@ bench: ## Measure scan, inventory and deployment against community.proxmox (abou
 	@scripts/bootstrap.sh dev
 	@$(python) -m benchmarks.scan
 	@$(python) -m benchmarks.inventory
+	@$(python) -m benchmarks.plan
 	@$(python) -m benchmarks.service
 
 lab-up: ## Start the lab: a Proxmox VE API on real containers when root, in memory when not

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import CatalogueError
+from .graph_schema import CRITICALITIES, UNIT_PATTERN
 
 SERVICE_TAG = "svc-"
 PURPOSE_TAG = "purpose-"
 HEALTH_TYPES = (
     "tcp", "http", "https", "redis", "postgresql", "mysql", "memcached", "amqp", "mqtt", "mongodb", "none",
 )  # fmt: skip
-CRITICALITIES = ("low", "medium", "high", "critical")
 GUEST_TYPES = ("lxc", "qemu")
 BACKUP_CLASSES = ("daily", "weekly", "none")
 _SECRET_LENGTHS = range(12, 129)
@@ -31,7 +31,7 @@ _ROLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 _VARIABLE = re.compile(r"[a-z_][a-z0-9_]*")
 _SIZE_KEYS = ("cores", "memory_mib", "disk_gib")
 _REQUIRED = ("name", "title", "summary", "role", "guest", "sizes", "endpoints")
-_OPTIONAL = ("criticality", "depends_on", "tags", "backup", "secrets", "variables")
+_OPTIONAL = ("criticality", "depends_on", "tags", "backup", "secrets", "variables", "unit")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ class CatalogueEntry:
     def depends_on(self) -> tuple[str, ...]:
         """Names of the services in the dependency graph that it needs."""
         return tuple(self.raw.get("depends_on", ()))
+
+    @property
+    def unit(self) -> str | None:
+        """The systemd unit that is restarted for it; None where only its guest can be."""
+        return self.raw.get("unit")
 
     @property
     def backup(self) -> str:
@@ -173,11 +178,17 @@ def _faults(raw: Any) -> Iterator[str]:
             yield f"{key} must be a list of texts"
     if raw.get("backup", "weekly") not in BACKUP_CLASSES:
         yield f"backup must be one of {', '.join(BACKUP_CLASSES)}"
+    yield from _unit_faults(raw.get("unit"))
     yield from _secrets_faults(raw.get("secrets", []))
     yield from _variables_faults(raw.get("variables", {}), raw.get("secrets", []))
     yield from _guest_faults(raw.get("guest", {"type": "lxc", "template": "-"}))
     yield from _sizes_faults(raw.get("sizes", {"default": dict.fromkeys(_SIZE_KEYS, 1)}))
     yield from _endpoints_faults(raw.get("endpoints", []))
+
+
+def _unit_faults(unit: Any) -> Iterator[str]:
+    if unit is not None and not (isinstance(unit, str) and re.fullmatch(UNIT_PATTERN, unit)):
+        yield "unit must be the name of a systemd unit, such as redis-server"
 
 
 def _guest_faults(guest: Any) -> Iterator[str]:

@@ -69,6 +69,14 @@ class BudgetError(NHIError):
     """An actor, or all together, would have more than the policy allows."""
 
 
+class RestartError(NHIError):
+    """A restart stopped half-way; the message says what was restarted and what was not."""
+
+
+class GuestShellError(NHIError):
+    """A command on a guest could not be run, or failed there."""
+
+
 class GraphError(NHIError):
     """dependency_graph.json is not valid."""
 

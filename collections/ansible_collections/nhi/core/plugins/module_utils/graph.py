@@ -14,22 +14,46 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from .errors import GraphError
 from .files import explain
+from .graph_schema import CRITICALITIES, GRAPH_SCHEMA
+from .safe_hours import SafeHours, find_zone
+from .state_validation import faults_against
+
+__all__ = [
+    "CRITICALITIES",
+    "OVERLAY_NAME",
+    "DependencyGraph",
+    "Service",
+    "find_graph",
+    "load_graph",
+    "parse_graph",
+    "require_graph",
+]
 
 OVERLAY_NAME = "dependency_graph.d"
-CRITICALITIES = ("low", "medium", "high", "critical")
-_KEYS = frozenset(
-    {
-        "depends_on", "required_by", "criticality", "can_restart_without_approval",
-        "restart_safe_hours", "guest", "vmid", "description",
-    }
-)  # fmt: skip
+_SHOWN_FAULTS = 3
+
+
+@dataclass(frozen=True)
+class Need:
+    """An edge of the graph: which service is needed, at which port and for what, where that was said."""
+
+    service: str
+    port: int | None = None
+    use: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What the edge says beside its two ends."""
+        return " ".join(part for part in (self.use, f":{self.port}" if self.port else None) if part)
 
 
 @dataclass(frozen=True)
@@ -37,22 +61,25 @@ class Service:
     """One node of the graph; ``guest`` and ``vmid`` say where it runs, when that is a guest of the lab."""
 
     name: str
-    depends_on: tuple[str, ...] = ()
+    needs: tuple[Need, ...] = ()
     criticality: str = "medium"
     can_restart_without_approval: bool = False
-    restart_safe_hours: tuple[int, ...] = ()
+    safe_hours: SafeHours = field(default_factory=SafeHours)
     guest: str | None = None
     vmid: int | None = None
+    unit: str | None = None
+    description: str | None = None
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """Names of the services that it needs."""
+        return tuple(need.service for need in self.needs)
 
     def runs_on(self, guest: str, vmid: int | None = None) -> bool:
         """Whether this service runs on that guest; a service without ``guest`` may bear its name."""
         if self.vmid is not None and self.vmid == vmid:
             return True
         return (self.guest or self.name) == guest
-
-    def may_restart_at(self, hour: int) -> bool:
-        """Whether nobody needs to approve a restart in that hour (0 to 23, in the operator's time)."""
-        return self.can_restart_without_approval and (not self.restart_safe_hours or hour in self.restart_safe_hours)
 
 
 @dataclass(frozen=True)
@@ -68,6 +95,20 @@ class DependencyGraph:
     """A valid graph: every name is known and there is no cycle."""
 
     services: Mapping[str, Service]
+    time_zone: str | None = None
+
+    @cached_property
+    def zone(self) -> ZoneInfo:
+        """On whose clock safe hours are read: the zone that the file names, else this host's."""
+        return find_zone(self.time_zone)
+
+    @cached_property
+    def _required_by(self) -> Mapping[str, tuple[str, ...]]:
+        found: dict[str, list[str]] = {name: [] for name in self.services}
+        for name in sorted(self.services):
+            for needed in self.services[name].depends_on:
+                found[needed].append(name)
+        return {name: tuple(others) for name, others in found.items()}
 
     def services_on(self, guest: str, vmid: int | None = None) -> tuple[str, ...]:
         """Names of the services that run on a guest."""
@@ -75,7 +116,7 @@ class DependencyGraph:
 
     def required_by(self, name: str) -> tuple[str, ...]:
         """Names of the services that directly depend on it."""
-        return tuple(sorted(other for other, s in self.services.items() if name in s.depends_on))
+        return self._required_by[name]
 
     def dependents(self, names: Iterable[str]) -> tuple[Dependent, ...]:
         """Everything that depends on the given services, directly or not, in the order to stop it."""
@@ -96,7 +137,14 @@ class DependencyGraph:
 
     def stop_order(self, names: Iterable[str]) -> tuple[str, ...]:
         """The given services, each before what it depends on; equals in alphabetical order."""
-        return self._order({n: self.required_by(n) for n in self.services}, names)
+        return self._order(self._required_by, names)
+
+    def safe_hours(self, names: Iterable[str]) -> SafeHours:
+        """The hours that are safe for all of these services."""
+        hours = SafeHours()
+        for name in names:
+            hours &= self.services[name].safe_hours
+        return hours
 
     def _order(self, after: Mapping[str, Iterable[str]], names: Iterable[str]) -> tuple[str, ...]:
         known = self._known(names)
@@ -145,17 +193,24 @@ def find_graph(named: str | None, state_dir: str) -> DependencyGraph | None:
     return parse_graph({"services": {}}, registered) if registered else None
 
 
+def require_graph(named: str | None, state_dir: str) -> DependencyGraph:
+    """Like ``find_graph``, for who can do nothing without one; GraphError where there is none."""
+    graph = find_graph(named, state_dir)
+    if graph is None:
+        raise GraphError(f"{state_dir} has no dependency_graph.json: write it, or name one with dependency_graph")
+    return graph
+
+
 def parse_graph(document: Any, registered: Mapping[str, Any] | None = None) -> DependencyGraph:
     """Validate a decoded ``dependency_graph.json``; ``registered`` has further services by name."""
-    if not isinstance(document, dict) or not isinstance(document.get("services"), dict):
-        raise GraphError('expected an object {"services": {NAME: {...}}}')
+    _refuse_faults(document)
     raw: dict[str, Any] = document["services"]
     added = {name: entry for name, entry in (registered or {}).items() if name not in raw}
     services = {name: _service(name, entry) for name, entry in {**raw, **added}.items()}
     for name in added:
         # Nobody edits these: what the graph no longer has is not needed any more.
-        known = tuple(needed for needed in services[name].depends_on if needed in services)
-        services[name] = replace(services[name], depends_on=known)
+        known = tuple(need for need in services[name].needs if need.service in services)
+        services[name] = replace(services[name], needs=known)
     for service in services.values():
         for needed in service.depends_on:
             if needed not in services:
@@ -163,10 +218,19 @@ def parse_graph(document: Any, registered: Mapping[str, Any] | None = None) -> D
                     f"{service.name} depends on {needed}, which is not among the services: add it or correct the name"
                 )
     _refuse_cycles(services)
-    graph = DependencyGraph(services)
+    graph = DependencyGraph(services, document.get("time_zone"))
+    if graph.time_zone:
+        find_zone(graph.time_zone)
     for name, entry in raw.items():
         _check_required_by(graph, name, entry.get("required_by"), added.keys())
     return graph
+
+
+def _refuse_faults(document: Any) -> None:
+    faults = faults_against(GRAPH_SCHEMA, document)
+    if faults:
+        more = f" (and {len(faults) - _SHOWN_FAULTS} more)" if len(faults) > _SHOWN_FAULTS else ""
+        raise GraphError(f"it does not follow its schema: {'; '.join(faults[:_SHOWN_FAULTS])}{more}")
 
 
 def _decoded(path: Path) -> Any:
@@ -188,49 +252,26 @@ def _registered(directory: Path | None) -> dict[str, Any]:
     except OSError as e:
         raise GraphError(f"{directory} can not be read: {explain(e)}; correct its owner") from e
     for file in files:
+        document = _decoded(file)
         try:
-            found.update(_decoded(file)["services"])
-        except (LookupError, TypeError, ValueError) as e:
-            raise GraphError(f"{file} registers no services: remove it, and deploy the service again") from e
+            _refuse_faults(document)
+        except GraphError as e:
+            raise GraphError(f"{file} registers no services: remove it, and deploy the service again ({e})") from e
+        found.update(document["services"])
     return found
 
 
-def _service(name: str, entry: Any) -> Service:
-    if not isinstance(entry, dict):
-        raise GraphError(f"service {name} must be an object")
-    unknown = sorted(set(entry) - _KEYS)
-    if unknown:
-        raise GraphError(f"service {name} has the unknown key {unknown[0]}: known are {', '.join(sorted(_KEYS))}")
-    criticality = entry.get("criticality", "medium")
-    if criticality not in CRITICALITIES:
-        raise GraphError(f"criticality of {name} is {criticality!r}: use one of {', '.join(CRITICALITIES)}")
-    free = entry.get("can_restart_without_approval", False)
-    if not isinstance(free, bool):
-        raise GraphError(f"can_restart_without_approval of {name} must be true or false, not {free!r}")
-    guest, vmid = entry.get("guest"), entry.get("vmid")
-    if guest is not None and not isinstance(guest, str):
-        raise GraphError(f"guest of {name} must be a guest's name, not {guest!r}")
-    if vmid is not None and (not isinstance(vmid, int) or isinstance(vmid, bool)):
-        raise GraphError(f"vmid of {name} must be a number, not {vmid!r}")
+def _service(name: str, entry: Mapping[str, Any]) -> Service:
+    needs = [Need(**item) if isinstance(item, dict) else Need(item) for item in entry.get("depends_on", ())]
     return Service(
-        name, _names(name, "depends_on", entry.get("depends_on", [])), criticality, free,
-        _hours(name, entry.get("restart_safe_hours", [])), guest, vmid,
+        name,
+        # What was written twice counts once, with what was said last, in the place where it stood first.
+        tuple({need.service: need for need in needs}.values()),
+        entry.get("criticality", "medium"),
+        entry.get("can_restart_without_approval", False),
+        SafeHours.parse(entry.get("restart_safe_hours", ())),
+        entry.get("guest"), entry.get("vmid"), entry.get("unit"), entry.get("description"),
     )  # fmt: skip
-
-
-def _names(service: str, key: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise GraphError(f"{key} of {service} must be a list of service names")
-    return tuple(dict.fromkeys(value))
-
-
-def _hours(service: str, value: Any) -> tuple[int, ...]:
-    valid = isinstance(value, list) and all(
-        isinstance(h, int) and not isinstance(h, bool) and 0 <= h <= 23 for h in value
-    )
-    if not valid:
-        raise GraphError(f"restart_safe_hours of {service} must be a list of hours from 0 to 23")
-    return tuple(value)
 
 
 def _refuse_cycles(services: Mapping[str, Service]) -> None:
@@ -248,7 +289,7 @@ def _check_required_by(graph: DependencyGraph, name: str, declared: Any, added: 
     """``added`` came later, by itself: the file need not list it."""
     if declared is None:
         return
-    written = set(_names(name, "required_by", declared))
+    written = set(declared)
     derived = {other for other in graph.required_by(name) if other in written or other not in added}
     for other in sorted(written - graph.services.keys()):
         raise GraphError(f"{name} is required by {other}, which is not among the services: add it or correct the name")

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import PreflightError
-from .graph import CRITICALITIES, DependencyGraph
+from .graph import DependencyGraph
 from .guest_config import fixed_address, fixed_address6, flag, memory_mib
 from .guest_interfaces import interface_facts
 from .guest_spec import KINDS, origin_of, split_marker, split_tags
+from .impact import Impact, assess
 
 CREATE, CLONE, CONFIGURE, RESIZE = "create", "clone", "configure", "resize"
 START, STOP, DESTROY, PROTECT, REPLACE = "start", "stop", "destroy", "protect", "replace"
@@ -88,32 +89,6 @@ class Check:
         return cls(name, passed, good if passed else bad)
 
 
-@dataclass(frozen=True)
-class Impact:
-    """What a guest carries and what stops working without it, in the order to stop."""
-
-    services: tuple[str, ...] = ()
-    dependents: tuple[Mapping[str, Any], ...] = ()
-    critical: tuple[str, ...] = ()  # of its own services
-
-    @property
-    def active(self) -> tuple[str, ...]:
-        """Dependents that run, or of which nobody knows that they do not."""
-        return tuple(d["name"] for d in self.dependents if d["active"])
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the result of a module."""
-        worst = max((CRITICALITIES.index(d["criticality"]) for d in self.dependents), default=None)
-        return {
-            "services": list(self.services),
-            "critical_services": list(self.critical),
-            "dependents": [dict(d) for d in self.dependents],
-            "stop_order": [d["name"] for d in self.dependents],
-            "start_order": [d["name"] for d in reversed(self.dependents)],
-            "criticality": None if worst is None else CRITICALITIES[worst],
-        }
-
-
 @dataclass
 class GuestPlan:
     """Everything a run would do; empty ``actions`` mean that nothing needs doing."""
@@ -149,10 +124,7 @@ class GuestPlan:
     def summary(self) -> list[str]:
         """The plan in sentences for a person."""
         lines = [a.text for a in self.actions] or [self.idle]
-        for dependent in self.impact.dependents:
-            lines.append(
-                f"{dependent['name']} ({dependent['criticality']}) would stop working: it needs {dependent['through']}."
-            )
+        lines += self.impact.sentences()
         lines += [f"Refused: {c.message}" for c in self.failed]
         if self.restart_required:
             lines.append(f"Takes effect at the next restart: {', '.join(self.restart_required)}.")
@@ -163,23 +135,7 @@ def assess_impact(graph: DependencyGraph | None, guest: Found, running: Mapping[
     """What depends on a guest. ``running`` has every guest of the cluster by name."""
     if graph is None:
         return Impact()
-    services = graph.services_on(guest.name, guest.vmid)
-    dependents = []
-    for dependent in graph.dependents(services):
-        service = dependent.service
-        carrier = service.guest or (service.name if service.name in running else None)
-        dependents.append(
-            {
-                "name": service.name,
-                "criticality": service.criticality,
-                "through": dependent.through,
-                "guest": carrier,
-                # A service nobody placed on a guest can not be seen: unknown is never "not running".
-                "active": True if carrier is None else running.get(carrier, False),
-            }
-        )
-    critical = tuple(n for n in services if graph.services[n].criticality == "critical")
-    return Impact(services, tuple(dependents), critical)
+    return assess(graph, graph.services_on(guest.name, guest.vmid), running)
 
 
 def guest_facts(found: Found) -> dict[str, Any]:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from .guest import Check, Found, Impact
+from .guest import Check, Found
 from .guest_spec import LXC
+from .impact import Impact
 
 
 def is_brain(found: Found, brain_vmid: int) -> bool:
@@ -44,8 +45,13 @@ def check_dependents(found: Found, impact: Impact, *, allow_impact: bool) -> Che
         passed=allow_impact or not impact.active,
         good=f"nothing that runs depends on {found.label}" if not impact.active else "allow_impact is true",
         bad=f"{', '.join(impact.active)} would stop working without {found.label}: stop them first,"
-        " or set allow_impact: true",
+        f" in this order, or set allow_impact: true{_window_hint(impact)}",
     )
+
+
+def _window_hint(impact: Impact) -> str:
+    outlook = impact.outlook
+    return "" if outlook is None or outlook.open else f"; the next safe window is {outlook}"
 
 
 def check_confirmed(found: Found, confirm: str | None, what: str) -> Check:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .graph import DependencyGraph
-from .guest import Check, Found, GuestPlan, Impact, assess_impact
+from .guest import Check, Found, GuestPlan, assess_impact
 from .guest_admission import Admission
 from .guest_checks import check_confirmed, check_critical, check_dependents
 from .guest_identity import Identity, Known, check_expected
+from .impact import Impact
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from .guest import (
     Check,
     Found,
     GuestPlan,
-    Impact,
     guest_facts,
 )
 from .guest_checks import (
@@ -39,6 +38,7 @@ from .guest_creation import new_address
 from .guest_drift import drift
 from .guest_interfaces import clone_interfaces, interface_facts, new_interfaces
 from .guest_spec import DEFAULT_BRIDGE, KINDS, LXC, Wanted
+from .impact import Impact
 
 # Checks that fail for what a guest is from its beginning.
 _OF_NEW_GUESTS = ("type", "node", "disk", "unprivileged")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import PreflightError
-from .guest import CONFIGURE, DESTROY, START, STOP, Action, Check, Found, GuestPlan, Impact, guest_facts
+from .guest import CONFIGURE, DESTROY, START, STOP, Action, Check, Found, GuestPlan, guest_facts
 from .guest_checks import check_dependents, check_kind, check_survives, check_unlocked, check_unprotected
 from .guest_config import fixed_address, fixed_address6, flag, root_disk
 from .guest_drift import drift
@@ -19,6 +19,7 @@ from .guest_interfaces import interface_facts
 from .guest_network import WantedNetwork
 from .guest_placement import is_template
 from .guest_spec import KINDS, LXC, Wanted, aside_name
+from .impact import Impact
 
 _CLONE = re.compile(r"guest (?P<vmid>\d+)(?: (?P<name>\S+))?")
 

@@ -18,7 +18,6 @@ from .guest import (
     Check,
     Found,
     GuestPlan,
-    Impact,
 )
 from .guest_archive import Archive
 from .guest_backup import Backup, check_archive_is_of, guest_from_params
@@ -27,6 +26,7 @@ from .guest_config import fixed_address
 from .guest_guards import Guards, GuestName
 from .guest_snapshot import config_change
 from .guest_spec import KINDS, LXC, with_marker
+from .impact import Impact
 
 RESTORE = "restore"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import NHIError, ProxmoxError
 from .graph import DependencyGraph
-from .guest import DESTROY, STOP, Check, Found, GuestPlan, Impact, assess_impact, guest_facts
+from .guest import DESTROY, STOP, Check, Found, GuestPlan, assess_impact, guest_facts
 from .guest_admission import Admission, Subject
 from .guest_apply import GuestChange
 from .guest_capacity import Overcommit
@@ -23,6 +23,7 @@ from .guest_reader import Api, Cluster, live_address
 from .guest_rescan import Rescan
 from .guest_spec import Wanted
 from .guest_wait import Patience
+from .impact import Impact
 from .interrupts import Interrupts
 from .journal import Journal, new_operation
 from .reservations import QUARANTINE_SECONDS, Reservations

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .errors import PreflightError
-from .guest import UNPLANNED, Action, Check, Found, GuestPlan, Impact
+from .guest import UNPLANNED, Action, Check, Found, GuestPlan
 from .guest_checks import check_unlocked, check_unprotected
 from .guest_config import flag
 from .guest_guards import Guards, GuestName
 from .guest_spec import QEMU, guest_name
+from .impact import Impact
 
 TAKE, DESCRIBE, REMOVE, ROLLBACK = "snapshot", "describe_snapshot", "remove_snapshot", "rollback"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,39}")

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 _SHOWN_ERRORS = 3
 _IDENTITIES = ("vmid", "id", "name", "address")
-_OBJECT_KEYWORDS = frozenset(("$schema", "title", "type", "properties", "required", "additionalProperties"))
-_LIST_KEYWORDS = frozenset(("type", "items"))
-_SCALAR_KEYWORDS = frozenset(("type", "enum", "minimum", "maximum", "minLength", "pattern"))
+_ANY_KEYWORDS = frozenset(("$schema", "title", "type"))
+_SCALARS_ONLY = frozenset(("minimum", "maximum", "minLength", "pattern"))
+_OBJECTS_ONLY = frozenset(("properties", "required", "additionalProperties"))
+# A keyword for values of another kind says nothing about a value.
+_OBJECT_KEYWORDS = _ANY_KEYWORDS | _OBJECTS_ONLY | _SCALARS_ONLY
+_LIST_KEYWORDS = _ANY_KEYWORDS | {"items"}
+_SCALAR_KEYWORDS = _ANY_KEYWORDS | _OBJECTS_ONLY | _SCALARS_ONLY | {"enum"}
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -45,6 +49,11 @@ def schema_errors(document: Any, previous: Any = None) -> list[str]:
     return errors or duplicate_errors(document)
 
 
+def faults_against(schema: Schema, document: Any) -> list[str]:
+    """Every violation of another schema of the same few keywords, each as `where: what`."""
+    return [] if _is_certainly_valid(document, schema) else list(_part_errors((), document, schema))
+
+
 def validate_document(document: Any, previous: Any = None) -> None:
     """Raise StateInvalidError with the first violations unless the document follows the schema."""
     errors = schema_errors(document, previous)
@@ -60,7 +69,8 @@ def _part_errors(path: Path, value: Any, schema: Schema) -> Iterator[str]:
         from jsonschema import Draft202012Validator
     except ImportError as error:
         raise StateError(
-            "Checking state.json needs the Python library jsonschema, which is not installed: pip install jsonschema."
+            "The document is not valid, and saying why needs the Python library jsonschema, which is not installed: "
+            "pip install jsonschema."
         ) from error
     for found in Draft202012Validator(schema).iter_errors(value):
         where = "/".join(str(step) for step in (*path, *found.absolute_path))

@@ -502,6 +502,8 @@ impact:
   description:
     - What depends on the guest, directly or not, for V(absent), V(stopped) and V(restarted) states.
     - C(dependents) are in the order to stop them. One of unknown whereabouts counts as active.
+    - C(safe_window) is when the guest's services and all dependents may be disturbed, from C(start) to C(end), which is
+      now where C(open) is true. Both are null where their hours have nothing in common.
   returned: success
   type: dict
   sample:
@@ -511,6 +513,8 @@ impact:
     stop_order: [webapp]
     start_order: [webapp]
     criticality: medium
+    safe_window: {open: false, start: '2026-01-20T02:00:00+01:00', end: '2026-01-20T05:00:00+01:00',
+                  time_zone: Europe/Berlin, hours: '02:00-05:00', limited_by: [webapp]}
 restart_required:
   description: Options that take effect at the guest's next restart, whether this run or an earlier one changed them.
   returned: success

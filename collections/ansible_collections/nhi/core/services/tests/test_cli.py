@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +19,7 @@ import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import UnreachableError
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import full_document, make_document
-from nhi_services import cli, scan_command
+from nhi_services import cli, deps_command, scan_command
 from nhi_services.cli import main
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings.touch()
     monkeypatch.setenv("NHI_CONFIG", str(settings))
     monkeypatch.setenv("NHI_STATE_DIR", str(tmp_path / "state"))
-    for module in (cli, scan_command):
+    for module in (cli, deps_command, scan_command):
         monkeypatch.setattr(module, "StateStore", partial(StateStore, patience=0))
 
 
@@ -325,3 +327,105 @@ def test_before_the_first_scan_services_says_what_can_be_had(
     out = capsys.readouterr().out
     assert out.startswith("No service is known to run.")
     assert "postgresql" in out
+
+
+# nhi deps
+
+
+GRAPH: dict[str, Any] = {"services": {
+    "redis-cache": {"can_restart_without_approval": True, "restart_safe_hours": [2]},
+    "shop": {"depends_on": [{"service": "redis-cache", "port": 6379, "use": "cache"}]},
+}}  # fmt: skip
+
+
+@pytest.fixture
+def graph(store: StateStore) -> Path:
+    path = store.directory / "dependency_graph.json"
+    path.write_text(json.dumps(GRAPH))
+    return path
+
+
+def test_deps_shows_the_graph_with_the_health_of_the_last_scan(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deps"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^redis-cache +healthy +medium +redis-cache +02:00-03:00 +-$", out, re.MULTILINE)
+    assert re.search(r"^shop +unknown +medium +- +always, approval +redis-cache cache :6379$", out, re.MULTILINE)
+    assert "Start order: redis-cache -> shop" in out
+    assert "Guest guest-102 is not in the dependency graph" in out
+
+
+def test_deps_of_a_service_tell_what_stops_with_it(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deps", "redis-cache"]) == 0
+    out = capsys.readouterr().out
+    assert "Stop order: shop -> redis-cache" in out
+    assert "Next safe window: " in out
+    assert main(["deps", "nobody"]) == 1
+    assert "has no service nobody" in error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("form", "beginning"), [("svg", "<svg "), ("mermaid", "flowchart LR"), ("json", "{"), ("schema", "{")]
+)
+def test_deps_in_other_forms(graph: Path, form: str, beginning: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deps", "--format", form]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(beginning)
+    if beginning == "{":
+        json.loads(out)
+
+
+def test_a_graph_with_a_cycle_is_exit_code_1_and_prints_it(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph.write_text('{"services": {"a": {"depends_on": ["b"]}, "b": {"depends_on": ["a"]}}}')
+    assert main(["deps"]) == 1
+    assert " -> " in error_line(capsys)
+
+
+# nhi restart, nhi restarts
+
+
+@pytest.fixture
+def api(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"HOST": "pve.example.net", "USER": "nhi@pve", "TOKEN_ID": "x", "TOKEN_SECRET": "y"}.items():
+        monkeypatch.setenv(f"PROXMOX_{name}", value)
+
+
+def test_a_restart_outside_its_hours_is_scheduled_listed_and_cancelled(
+    api: None, graph: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = json.loads(json.dumps({**GRAPH, "time_zone": "UTC"}))
+    closed["services"]["redis-cache"]["restart_safe_hours"] = [(datetime.now(UTC).hour + 12) % 24]
+    graph.write_text(json.dumps(closed))
+    assert main(["restart", "redis-cache", "--check"]) == 0
+    assert "Not now, but in the next safe window" in capsys.readouterr().out
+    assert main(["restarts"]) == 0
+    assert capsys.readouterr().out == "No restart is scheduled.\n"
+    assert main(["restart", "redis-cache"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("Scheduled as restart-")
+    assert "Nobody has looked for scheduled restarts here" in said.err
+    assert main(["restarts"]) == 0
+    assert re.search(r"^restart-\w+ +scheduled +.* redis-cache ", capsys.readouterr().out, re.MULTILINE)
+    assert main(["restarts", "run"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["restarts", "cancel", "redis-cache"]) == 0
+    assert capsys.readouterr().out.endswith("(redis-cache) is cancelled.\n")
+    assert main(["restarts", "cancel", "redis-cache"]) == 1
+    assert "there is none" in error_line(capsys)
+
+
+def test_a_restart_that_is_refused_is_one_line_and_exit_code_1(api: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["restart", "shop"]) == 1
+    assert "shop runs on no guest that is known" in error_line(capsys)
+
+
+@pytest.mark.parametrize("words", [["restart", "redis-cache"], ["restarts", "cancel"], ["restarts", "run", "x"]])
+def test_what_is_missing_for_a_restart_is_exit_code_2(
+    graph: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    error_line(capsys)
+
+
+def test_who_only_looks_at_restarts_needs_no_token(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["restarts", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"cut_off": [], "jobs": [], "watched": False}

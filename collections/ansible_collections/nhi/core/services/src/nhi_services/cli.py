@@ -16,13 +16,22 @@ from pathlib import Path
 from typing import Final
 
 from ansible_collections.nhi.core.plugins.module_utils.about import VERSION
+from ansible_collections.nhi.core.plugins.module_utils.dependency_report import named
 from ansible_collections.nhi.core.plugins.module_utils.deployment import unfinished
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.plan_store import PlanStore
+from ansible_collections.nhi.core.plugins.module_utils.restart_plan import RestartWish
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
-from nhi_services import plan_command, scan_command, service_command, state_commands
+from nhi_services import (
+    deps_command,
+    plan_command,
+    restart_command,
+    scan_command,
+    service_command,
+    state_commands,
+)
 from nhi_services.settings import Settings, SettingsError, read_secret, read_settings
 from nhi_services.status import render, status_of
 from nhi_services.table import screen_of
@@ -75,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_status(commands)
     _add_services(commands)
+    _add_deps(commands)
+    _add_restart(commands)
     _add_scan(commands)
     _add_state(commands)
     _add_plans(commands)
@@ -102,6 +113,25 @@ def _add_status(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _add_services(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = _add(commands, "services", "Show which services run where, and which can be had.", _services)
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_deps(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "Show which service needs which, or what restarting some would mean; check the graph on the way."
+    parser = _add(commands, "deps", about, _deps)
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help="services of the dependency graph")
+    parser.add_argument("--format", choices=deps_command.FORMATS, default="text", help="text if not given")
+
+
+def _add_restart(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = _add(commands, "restart", "Restart services in order, now or in their next safe window.", _restart)
+    parser.add_argument("services", nargs="+", metavar="SERVICE", help="services of the dependency graph")
+    parser.add_argument("--confirm", action="append", default=[], metavar="SERVICE", help="its restart is meant")
+    parser.add_argument("--now", action="store_true", help="do not wait for the safe window; needs --confirm then")
+    parser.add_argument("--check", action="store_true", help="show the plan, and do nothing")
+    parser = _add(commands, "restarts", "Show, cancel or do the restarts that are scheduled.", _restarts)
+    parser.add_argument("action", nargs="?", choices=restart_command.ACTIONS, default="list", help="list if not given")
+    parser.add_argument("which", nargs="?", metavar="ID", help="what to cancel: an id, or a service")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -163,6 +193,25 @@ def _services(settings: Settings, arguments: argparse.Namespace) -> None:
         print(state_commands.as_text(listing))
     else:
         print("\n".join(service_command.render(listing, screen_of(sys.stdout, os.environ))))
+
+
+def _deps(settings: Settings, arguments: argparse.Namespace) -> None:
+    screen = screen_of(sys.stdout, os.environ)
+    print("\n".join(deps_command.deps(settings, arguments.services, arguments.format, screen)))
+
+
+def _restart(settings: Settings, arguments: argparse.Namespace) -> None:
+    wish = RestartWish(tuple(named(arguments.services)), frozenset(named(arguments.confirm)), arguments.now)
+    secret = read_secret(settings, os.environ)
+    print("\n".join(restart_command.restart(settings, secret, wish, check=arguments.check)))
+
+
+def _restarts(settings: Settings, arguments: argparse.Namespace) -> None:
+    screen = screen_of(sys.stdout, os.environ)
+    secret = read_secret(settings, os.environ)
+    act = restart_command.restarts(settings, secret, arguments.action, arguments.which, screen, as_json=arguments.json)
+    for line in act:
+        print(line)
 
 
 def _scan(settings: Settings, arguments: argparse.Namespace) -> None:

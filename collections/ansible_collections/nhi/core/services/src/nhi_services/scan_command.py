@@ -33,7 +33,7 @@ def scan(
 ) -> ScanReport:
     """Scan the endpoint of the settings and write state.json; with dry_run nothing is written."""
     params = {**settings.proxmox, "api_token_secret": secret}
-    _require(params)
+    require_proxmox(params)
     endpoint = endpoint_from_params(params)
     options = options_from_params(
         {
@@ -56,7 +56,8 @@ def scan(
         )
 
 
-def _require(proxmox: Mapping[str, Any]) -> None:
+def require_proxmox(proxmox: Mapping[str, Any]) -> None:
+    """SettingsError names what is missing to reach the API."""
     missing = [variable for name, variable in _NEEDED.items() if not proxmox.get(name)]
     if missing:
         raise SettingsError(

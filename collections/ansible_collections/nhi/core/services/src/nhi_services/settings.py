@@ -31,6 +31,13 @@ _PROXMOX_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {
 }
 # The playbooks read it too: a lab in memory sets it, because nothing listens in its guests.
 _SCAN_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {"guest_health_port": ("NHI_GUEST_HEALTH_PORT", int)}
+_RESTART_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {
+    "health_timeout": ("NHI_HEALTH_TIMEOUT", float), "ssh_user": ("NHI_SSH_USER", str),
+    "ssh_private_key": ("NHI_SSH_KEY", str), "known_hosts": ("NHI_KNOWN_HOSTS", str),
+}  # fmt: skip
+_RESTART_DEFAULTS: Final[Mapping[str, Any]] = {
+    "health_timeout": 60.0, "brain_vmid": 100, "ssh_user": "root", "ssh_private_key": None, "known_hosts": None,
+}  # fmt: skip
 _WORDS: Final[Mapping[str, bool]] = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -50,6 +57,8 @@ class Settings:
     secret_file: str | None = None
     scan: Mapping[str, Any] = field(default_factory=dict)
     catalogue: tuple[str, ...] = ()
+    dependency_graph: str | None = None
+    restart: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_settings(
@@ -59,8 +68,8 @@ def read_settings(
     configured = environment.get("NHI_CONFIG")
     path = file or (Path(configured) if configured else DEFAULT_FILE)
     content = _read_file(path, required=file is not None or bool(configured))
-    _refuse_unknown(content, ("state_dir", "proxmox", "scan"), str(path))
-    proxmox, scan = (_table(content, name, path) for name in ("proxmox", "scan"))
+    _refuse_unknown(content, ("state_dir", "dependency_graph", "proxmox", "restart", "scan"), str(path))
+    proxmox, scan, restart = (_table(content, name, path) for name in ("proxmox", "scan", "restart"))
     defaults = _scan_defaults()
     _refuse_unknown(proxmox, (*_PROXMOX_VARIABLES, "api_token_secret_file"), f"[proxmox] of {path}")
     _refuse_unknown(scan, (*defaults, "catalogue"), f"[scan] of {path}")
@@ -81,7 +90,20 @@ def read_settings(
             **_from_environment(environment, _SCAN_VARIABLES),
         },
         catalogue=_catalogue(scan, path),
+        dependency_graph=_dependency_graph(environment, content, path),
+        restart=_restart(environment, restart, path),
     )
+
+
+def _restart(environment: Mapping[str, str], given: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """How to restart, under the names of the module's options."""
+    _refuse_unknown(given, tuple(_RESTART_DEFAULTS), f"[restart] of {path}")
+    kinds = {name: str if default is None else type(default) for name, default in _RESTART_DEFAULTS.items()}
+    return {
+        **_RESTART_DEFAULTS,
+        **{name: _typed(value, kinds[name], name, path) for name, value in given.items()},
+        **_from_environment(environment, _RESTART_VARIABLES),
+    }
 
 
 def _scan_defaults() -> dict[str, Any]:
@@ -142,6 +164,18 @@ def _state_dir(environment: Mapping[str, str], content: Mapping[str, Any], path:
     if checkout := environment.get("NHI_ROOT"):
         return Path(checkout) / "infrastructure"
     return DEFAULT_STATE_DIR
+
+
+def _dependency_graph(environment: Mapping[str, str], content: Mapping[str, Any], path: Path) -> str | None:
+    """The hand-edited graph; None is the one beside state.json."""
+    configured = environment.get("NHI_DEPENDENCY_GRAPH") or _typed_or_none(
+        content.get("dependency_graph"), str, "dependency_graph", path
+    )
+    if configured:
+        return str(Path(configured).expanduser())
+    # Set by the checkout's `activate`, whose playbooks read this one.
+    checkout = environment.get("NHI_ROOT")
+    return str(Path(checkout) / "infrastructure" / "dependency_graph.json") if checkout else None
 
 
 def _typed(value: Any, kind: type, name: str, path: Path) -> Any:

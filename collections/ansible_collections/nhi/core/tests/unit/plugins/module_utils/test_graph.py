@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import GraphError
 from ansible_collections.nhi.core.plugins.module_utils.graph import load_graph, parse_graph
+from ansible_collections.nhi.core.plugins.module_utils.graph_schema import GRAPH_SCHEMA
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 SHIPPED = Path(__file__).parents[8] / "infrastructure" / "dependency_graph.json"
 
@@ -52,19 +54,29 @@ def test_a_cycle_is_printed_in_reading_order() -> None:
 @pytest.mark.parametrize(
     ("doc", "words"),
     [
-        ([], "services"),
-        ({"services": []}, "services"),
-        (document(a={"depends_on": ["b"]}), "a depends on b"),
+        ([], "is not of type 'object'"),
+        ({}, "'services' is a required property"),
+        ({"services": []}, r"services: \[\] is not of type 'object'"),
+        ({"services": {}, "timezone": "UTC"}, "'timezone' was unexpected"),
+        ({"services": {}, "time_zone": "Mars/Olympus"}, "time zone 'Mars/Olympus' is not known here"),
+        (document(a={"depends_on": ["b"]}), "a depends on b, which is not among the services"),
+        (document(a={"depends_on": [{"service": "b"}]}), "a depends on b, which is not among the services"),
+        (document(a={"depends_on": [{"port": 1}]}), "depends_on/0: 'service' is a required property"),
+        (document(a={"depends_on": [{"service": "b", "port": 0}]}, b={}), "0 is less than the minimum of 1"),
         (document(a={"required_by": ["b"]}), "a is required by b"),
         (document(a={"required_by": ["b"]}, b={}), "b does not list it in depends_on"),
         (document(a={"required_by": []}, b={"depends_on": ["a"]}), "required_by of a does not list it"),
-        (document(a={"criticality": "huge"}), "low, medium, high, critical"),
-        (document(a={"restart_safe_hours": [24]}), "0 to 23"),
-        (document(a={"can_restart_without_approval": 1}), "true or false"),
-        (document(a={"depends_on": "b"}), "list of service names"),
-        (document(a={"vmid": "100"}), "vmid of a"),
-        (document(a={"need": []}), "unknown key need"),
-        (document(a=[]), "must be an object"),  # type: ignore[arg-type]
+        (document(a={"criticality": "huge"}), "'huge' is not one of .*'low', 'medium', 'high', 'critical'"),
+        (document(a={"restart_safe_hours": [24]}), "24 is greater than the maximum of 23"),
+        (document(a={"restart_safe_hours": [True]}), "restart_safe_hours/0: True is not of type"),
+        (document(a={"restart_safe_hours": ["2am"]}), "restart_safe_hours/0: '2am' does not match"),
+        (document(a={"can_restart_without_approval": 1}), "1 is not of type 'boolean'"),
+        (document(a={"depends_on": "b"}), "'b' is not of type 'array'"),
+        (document(a={"vmid": "100"}), "services/a/vmid: '100' is not of type"),
+        (document(a={"unit": "--help"}), "services/a/unit: '--help' does not match"),
+        (document(a={"unit": "a b"}), "services/a/unit: 'a b' does not match"),
+        (document(a={"need": []}), "'need' was unexpected"),
+        (document(a=[]), r"services/a: \[\] is not of type 'object'"),  # type: ignore[arg-type]
     ],
 )
 def test_a_wrong_document_is_refused_with_what_is_wrong(doc: Any, words: str) -> None:
@@ -80,14 +92,18 @@ def test_services_are_found_by_guest_name_service_name_or_vmid() -> None:
     assert graph.services_on("db") == ()
 
 
-def test_restart_window_needs_both_the_permission_and_the_hour() -> None:
-    graph = parse_graph(document(
-        a={"can_restart_without_approval": True, "restart_safe_hours": [2, 3]},
-        b={"can_restart_without_approval": True},
-        c={"restart_safe_hours": [2]},
-    ))  # fmt: skip
-    assert [graph.services[n].may_restart_at(2) for n in "abc"] == [True, True, False]
-    assert [graph.services[n].may_restart_at(9) for n in "abc"] == [False, True, False]
+def test_safe_hours_of_several_services_are_those_of_all() -> None:
+    graph = parse_graph(document(a={"restart_safe_hours": [2, 3]}, b={"restart_safe_hours": ["03:00-05:30"]}, c={}))
+    assert [str(graph.safe_hours(names)) for names in ("a", "ab", "c", "")] == [
+        "02:00-04:00", "03:00-04:00", "always", "always",
+    ]  # fmt: skip
+
+
+def test_an_edge_may_name_port_and_use() -> None:
+    needs = ["db", "cache", {"service": "db", "port": 5432, "use": "sql"}]
+    service = parse_graph(document(web={"depends_on": needs}, db={}, cache={})).services["web"]
+    assert service.depends_on == ("db", "cache")
+    assert [need.label for need in service.needs] == ["sql :5432", ""]
 
 
 def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
@@ -152,3 +168,48 @@ def test_a_person_may_depend_on_what_is_registered(tmp_path: Path) -> None:
     (overlay / "redis-cache.json").write_text("[]")
     with pytest.raises(GraphError, match=r"redis-cache\.json registers no services"):
         load_graph(hand, overlay)
+
+
+@given(st.integers(1, 9), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=20), st.data())
+def test_a_graph_with_a_cycle_is_always_refused_with_one_that_is_in_it(
+    length: int, edges: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    members = data.draw(st.permutations(range(10)))[:length]
+    needs: dict[str, set[str]] = {f"s{n}": set() for n in range(10)}
+    for a, b in [*edges, *zip(members, [*members[1:], members[0]], strict=True)]:
+        needs[f"s{a}"].add(f"s{b}")
+    with pytest.raises(GraphError, match="in a circle: ") as e:
+        parse_graph(chain(**{n: sorted(of) for n, of in needs.items()}))
+    cycle = str(e.value).split("circle: ")[1].split(";")[0].split(" -> ")
+    assert cycle[0] == cycle[-1]
+    assert len(set(cycle)) == len(cycle) - 1
+    assert all(b in needs[a] for a, b in pairwise(cycle))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 70000) | st.sampled_from(["", "a", "b", "02:00-03:00", "low", "x y"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["service", "port", "use", "a"]), inner, max_size=3),
+    max_leaves=4,
+)  # fmt: skip
+ENTRY = st.dictionaries(
+    st.sampled_from([*GRAPH_SCHEMA["properties"]["services"]["additionalProperties"]["properties"], "x"]),
+    JSON,
+    max_size=3,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b"]), ENTRY | JSON, max_size=2))
+def test_whatever_the_schema_refuses_is_refused_and_nothing_else_fails(services: dict[str, Any]) -> None:
+    document = {"services": services}
+    valid = Draft202012Validator(GRAPH_SCHEMA).is_valid(document)
+    said = ""
+    try:
+        parse_graph(document)
+    except GraphError as e:
+        said = str(e)
+    assert valid != ("does not follow its schema" in said)
+
+
+def test_the_schema_itself_is_valid() -> None:
+    Draft202012Validator.check_schema(GRAPH_SCHEMA)

@@ -1,0 +1,281 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restarts from the wish to the end: planned, refused, done now, or kept for the next safe window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from .catalogue import CatalogueEntry
+from .errors import LockTimeoutError, NHIError, PreflightError, StateError
+from .freeze import frozen, refuse_if_frozen
+from .graph import require_graph
+from .guest_manager import GuestManager
+from .guest_reader import Api, guest_path
+from .guest_recovery import settle
+from .guest_run import Settings as GuestSettings
+from .guest_shell import GuestShell
+from .guest_spec import Wanted
+from .guest_wait import Patience
+from .lock import FileLock, current_actor
+from .restart_history import DIRECTORY, RestartHistory
+from .restart_jobs import DONE, FAILED, Job, RestartJobs
+from .restart_plan import RESTART, SCHEDULE, UNIT, RestartPlan, RestartWish, Step, Surroundings, plan_restart
+from .restart_run import RestartRun, cut_off_restarts, dismiss
+from .state import StateStore
+
+# systemd gives a unit 90 s to stop and 90 s to start unless it says otherwise.
+_UNIT_SECONDS = 240.0
+_ASK_SECONDS = 20.0
+# In one login, since the service is away meanwhile.
+_RESTART = 'systemctl restart -- "$1" && systemctl show --property=ActiveState --value -- "$1"'
+# The uptime of a guest comes in whole seconds.
+_UPTIME_BLUR = timedelta(seconds=2)
+
+
+@dataclass
+class Site:
+    """Everything around restarts that does not describe one."""
+
+    state_dir: Path
+    catalogue: Mapping[str, CatalogueEntry]
+    shell: GuestShell
+    connect: Callable[[], AbstractContextManager[Api]]
+    rescan: Callable[[list[str]], None]
+    dependency_graph: str | None = None
+    health_timeout: float = 60.0
+    guest_health_port: int = 22
+    brain_vmid: int = 100
+    lock_timeout: float = 30.0
+    tell: Callable[[str], None] = lambda _text: None
+
+
+@dataclass
+class Outcome:
+    """What was done, or would be."""
+
+    changed: bool
+    action: str
+    plan: RestartPlan | None = None
+    progress: dict[str, Any] = field(default_factory=dict)
+    job: Job | None = None
+    operation: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        told = self.plan.as_dict() if self.plan else {}
+        return {
+            "changed": self.changed, "action": self.action, "plan": told or None, "operation": self.operation,
+            "summary": self.summary(), "job": self.job.as_dict() if self.job else None, **self.progress,
+        }  # fmt: skip
+
+    def summary(self) -> list[str]:
+        """For a person."""
+        if self.action == "restarted":
+            took = self.progress["downtime_seconds"]
+            return [
+                f"{name} was restarted and is well" + (f" after {took[name]:g} s" if took[name] is not None else "")
+                for name in self.progress["restarted"]
+            ]
+        lines = self.plan.summary() if self.plan else []
+        if self.action == "scheduled" and self.job:
+            lines = [f"Scheduled as {self.job.label}, not before {self.job.not_before}.", *lines[1:]]
+        return lines
+
+
+class RestartStoppedError(NHIError):
+    """A run stopped; ``progress`` tells how far it came."""
+
+    def __init__(self, message: str, progress: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.progress = progress
+
+
+class Restarts:
+    """Plans, does, schedules and lists restarts."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.jobs = RestartJobs(site.state_dir)
+
+    def plan(self, wish: RestartWish, now: datetime | None = None) -> RestartPlan:
+        """What would be done now."""
+        site = self._site
+        if not wish.services:
+            raise PreflightError("say which services are to be restarted")
+        snapshot = StateStore(site.state_dir).read_or_none()
+        if snapshot is None:
+            raise StateError(
+                f"There is no {site.state_dir}/state.json yet, so nobody knows what runs where: scan first"
+            )
+        known = Surroundings(
+            require_graph(site.dependency_graph, str(site.state_dir)), snapshot.document, site.catalogue,
+            RestartHistory(site.state_dir).estimates(wish.services), site.brain_vmid, site.guest_health_port,
+        )  # fmt: skip
+        return plan_restart(wish, known, now)
+
+    def request(self, wish: RestartWish, *, check_mode: bool = False) -> Outcome:
+        """Restart now, or schedule it where now is no good time; PreflightError with all that speaks against it."""
+        plan = self.plan(wish)
+        if check_mode:
+            return Outcome(changed=True, action=f"would_{plan.action}", plan=plan)
+        _refuse(plan)
+        refuse_if_frozen(self._site.state_dir)
+        if plan.action == SCHEDULE:
+            return self._schedule(plan)
+        with self._alone(self._site.lock_timeout):
+            plan = self.plan(wish)  # somebody else may have been first
+            _refuse(plan)
+            return self._run(plan)
+
+    def run_due(self) -> list[Job]:
+        """Do every scheduled restart whose hour has come; returns what became of them."""
+        self.jobs.watch()
+        ended: list[Job] = []
+        now = datetime.now(UTC)
+        if not any(job.is_due(now) for job in self.jobs.all()):
+            return ended
+        if freeze := frozen(self._site.state_dir):
+            self._site.tell(f"Scheduled restarts wait: {freeze}.")
+            return ended
+        try:
+            with self._alone(0):
+                while job := self.jobs.claim(now):
+                    ended.append(self._do(job))
+        except LockTimeoutError as e:
+            self._site.tell(f"{e} Scheduled restarts wait for it.")
+        return ended
+
+    def cancel(self, which: str) -> Outcome:
+        """Take a scheduled restart back, or let go of one that was cut off."""
+        if dismiss(self._site.state_dir, which):
+            return Outcome(changed=True, action="dismissed")
+        try:
+            with self._alone(0):  # nothing runs, whatever a job says that was cut off
+                job = self.jobs.cancel(which, running=True)
+        except LockTimeoutError:
+            job = self.jobs.cancel(which)
+        return Outcome(changed=True, action="cancelled", job=job)
+
+    def listing(self) -> dict[str, Any]:
+        """What waits, ran lately, or was cut off."""
+        return {
+            "jobs": [job.as_dict() for job in self.jobs.all()],
+            "cut_off": list(cut_off_restarts(self._site.state_dir)),
+            "watched": self.jobs.is_watched(),
+        }
+
+    def _schedule(self, plan: RestartPlan) -> Outcome:
+        window = plan.outlook.window
+        if window is None:
+            raise PreflightError("there is no safe window")
+        job, changed = self.jobs.schedule(plan.wish, window.start, window.end, current_actor())
+        if not self.jobs.is_watched():
+            self._site.tell(
+                "Nobody has looked for scheduled restarts here in the last ten minutes: install the timer with"
+                " playbooks/restart_timer.yml, or have 'nhi restarts run' called every minute."
+            )
+        return Outcome(changed, "scheduled", plan, job=job)
+
+    def _do(self, job: Job) -> Job:
+        """One job that is due, planned anew: much may have changed since it was scheduled."""
+        try:
+            plan = self.plan(job.wish)
+            _refuse(plan)
+            window = plan.outlook.window
+            if plan.action != RESTART and window is not None:
+                return self.jobs.put_off(job, window.start, window.end, "its window was missed")
+            outcome = self._run(plan)
+        except NHIError as e:
+            return self.jobs.end(job, FAILED, str(e))
+        return self.jobs.end(job, DONE, "; ".join(outcome.summary()))
+
+    def _run(self, plan: RestartPlan) -> Outcome:
+        site = self._site
+        run = RestartRun(plan, site.state_dir, GuestRestarter(site), site.health_timeout, site.tell)
+        try:
+            progress = run.run().as_dict()
+        except NHIError as e:
+            raise RestartStoppedError(str(e), run.progress.as_dict()) from e
+        finally:
+            touched = {*run.progress.restarted, run.progress.failed}
+            self._scan([step.guest for step in plan.steps if step.service in touched])
+        return Outcome(changed=True, action="restarted", plan=plan, progress=progress, operation=run.operation)
+
+    def _scan(self, guests: list[str]) -> None:
+        try:
+            if guests:
+                self._site.rescan(sorted(set(guests)))
+        except NHIError as e:
+            self._site.tell(f"state.json may not show what this run did, so scan again: {e}")
+
+    def _alone(self, timeout: float) -> FileLock:
+        directory = self._site.state_dir / DIRECTORY
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise StateError(f"{directory} can not be made: correct state_dir or its owner") from e
+        return FileLock(directory / "run.lock", "restart services", timeout=timeout)
+
+
+class GuestRestarter:
+    """Restarts units over SSH and guests through the API."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def mark(self, step: Step) -> str:
+        """systemd's id of this run of the unit; of a guest, when it was started by this host's clock."""
+        if step.how == UNIT:
+            return self._ask(step, "InvocationID")
+        with self._site.connect() as api:
+            return self._boot(api, step).isoformat()
+
+    def was_restarted(self, step: Step, mark: str) -> bool:
+        """Whether it runs another time than when it had that mark; a guest that was left stopped is started."""
+        if step.how == UNIT:
+            return self._ask(step, "InvocationID") != mark
+        with self._site.connect() as api:
+            settle(api, self._site.state_dir, check_mode=False, tell=self._site.tell)
+            return self._boot(api, step) > datetime.fromisoformat(mark) + _UPTIME_BLUR
+
+    def _boot(self, api: Api, step: Step) -> datetime:
+        status = api.get(guest_path(step.type, step.node, step.vmid, "status", "current"))
+        return datetime.now(UTC) - timedelta(seconds=float(status.get("uptime") or 0))
+
+    def restart(self, step: Step) -> None:
+        """Restart it as its own tools do."""
+        if step.how == UNIT:
+            argv = ["sh", "-c", _RESTART, "sh", step.unit or ""]
+            if (state := self._on(step, argv, _UNIT_SECONDS, f"systemctl restart {step.unit}").strip()) != "active":
+                raise PreflightError(f"unit {step.unit} on {step.guest} is {state} after its restart: look at its log")
+            return
+        settings = GuestSettings(
+            self._site.state_dir, allow_impact=True, brain_vmid=self._site.brain_vmid, tell=self._site.tell,
+            patience=Patience(wait=False),
+        )  # fmt: skip
+        with self._site.connect() as api:
+            settle(api, self._site.state_dir, check_mode=False, tell=self._site.tell)
+            GuestManager(api, Wanted(step.guest, "restarted", vmid=step.vmid), settings).run()
+
+    def _ask(self, step: Step, fact: str) -> str:
+        argv = ["systemctl", "show", f"--property={fact}", "--value", "--", step.unit or ""]
+        return self._on(step, argv, _ASK_SECONDS).strip()
+
+    def _on(self, step: Step, argv: list[str], seconds: float, what: str | None = None) -> str:
+        if step.address is None:
+            raise PreflightError(
+                f"{step.guest} has no address at which its unit could be restarted: correct its network"
+            )
+        return self._site.shell.run(step.address, argv, seconds, what)
+
+
+def _refuse(plan: RestartPlan) -> None:
+    if plan.failed:
+        raise PreflightError("; ".join(check.message for check in plan.failed))
