@@ -30,6 +30,7 @@ from .guest_snapshot import (
     snapshots_of,
 )
 from .guest_work import TaskRunner, meant_guest, row_of
+from .history_keeper import keep_nothing
 from .interrupts import Interrupts
 
 _PRIVILEGES = {ROLLBACK: "VM.Snapshot.Rollback|VM.Snapshot"}
@@ -44,6 +45,7 @@ class SnapshotRun:
     task_seconds: float = 300.0
     rescan: Rescan | None = None
     tell: Callable[[str], None] = lambda _text: None
+    keep: Callable[[str], None] = keep_nothing
 
 
 @dataclass
@@ -100,6 +102,7 @@ class SnapshotManager:
         if self._run.check_mode or not plan.changed:
             return SnapshotOutcome(plan, found, foretold(self._wish, snapshots, plan))
         refuse_if_changed(self._api, found)
+        self._run.keep(f"{found.name} snapshot {self._wish.snapshot} {self._wish.state}")
         try:
             for action in plan.actions:
                 self._act(action, found)

@@ -194,6 +194,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_snapshot_manager im
     SnapshotOutcome,
     SnapshotRun,
 )
+from ansible_collections.nhi.core.plugins.module_utils.history_keeper import Keeper
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **PROXMOX_ARGS,
@@ -226,9 +227,12 @@ def main() -> None:
         endpoint, state_dir = endpoint_from_params(params), Path(params["state_dir"])
         rescan = Rescan(state_dir, endpoint, "nhi_vm_snapshot")
         guards = guards_from_params(params, graph, read_known(state_dir))
-        run = SnapshotRun(guards, module.check_mode, params["wait_timeout"], rescan, module.warn)
+        keep = Keeper(state_dir, "nhi_vm_snapshot", module.warn)
+        run = SnapshotRun(guards, module.check_mode, params["wait_timeout"], rescan, module.warn, keep)
         with ProxmoxClient(endpoint) as client:
-            recovered = settle(client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=rescan)
+            recovered = settle(
+                client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=rescan, keep=keep
+            )
             outcome = SnapshotManager(client, wish_from_params(params), run).run()
     except NHIError as e:
         module.fail_json(msg=str(e))
