@@ -80,13 +80,19 @@ class Pruned:
     @property
     def changed(self) -> bool:
         """Whether anything was removed or written anew."""
-        unfinished = (one for one in self.decisions if one.verdict == COMPRESS and not _is_compressed(one.snapshot))
-        return bool(self.leftovers or self.names(REMOVE) or any(unfinished))
+        return bool(self.leftovers or self.names(REMOVE) or self.newly_compressed)
+
+    @property
+    def newly_compressed(self) -> list[str]:
+        """Snapshots that are, or would be, compressed by this run."""
+        return [
+            str(o.snapshot.name) for o in self.decisions if o.verdict == COMPRESS and not _is_compressed(o.snapshot)
+        ]
 
     def as_data(self) -> dict[str, Any]:
         """For programs."""
         return {
-            "compressed": [str(o.snapshot.name) for o in self.decisions if o.verdict == COMPRESS],
+            "compressed": self.newly_compressed,
             "removed": self.names(REMOVE),
             "kept": len(self.decisions) - len(self.names(REMOVE)),
             "damaged": list(self.damaged),

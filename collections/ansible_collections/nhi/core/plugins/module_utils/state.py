@@ -36,7 +36,7 @@ from .state_document import Document, canonical_bytes, checksum_of, parse_docume
 from .state_validation import validate_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 STATE_NAME = "state.json"
 GRAPH_NAME = "dependency_graph.json"
@@ -46,6 +46,7 @@ DAMAGES = (StateCorruptError, StateInvalidError, StateMissingError)
 
 _CHECKSUM_LINE = re.compile(rb"([0-9a-f]{64})(?:[ ][ *]state\.json)?\s*")
 _REVISION = re.compile(rb'"revision": (\d{1,15})\b')
+_BELIEVABLE_REVISIONS = 1_000_000
 _SCAN_HINT = "run a scan (`nhi scan` or playbooks/scan.yml)"
 _REREAD_PAUSE_SECONDS = 0.02
 _BACK_OFF_SECONDS = (1.0, 3.0)
@@ -257,8 +258,7 @@ class StateStore:
                 sync_directory(self.directory)
                 return None
             validate_document(document)
-            revisions = [int(number) for raw in leftovers for number in _REVISION.findall(raw)]
-            new = stamped(document, max([document["meta"]["revision"], *revisions]) + 1, self._graph())
+            new = stamped(document, _revision_after(document["meta"]["revision"], leftovers), self._graph())
             raw = canonical_bytes(new)
             self._publish(raw, checksum_of(raw))
             return StateSnapshot(new, checksum_of(raw), self.path)
@@ -321,6 +321,12 @@ class StateStore:
         except OSError as error:
             hint = "The state that was there before is intact." if verb == "written" else "Check its permissions."
             raise StateError(f"{error.filename or self.path} can not be {verb}: {explain(error)}. {hint}") from error
+
+
+def _revision_after(known: int, leftovers: Iterable[bytes]) -> int:
+    """A revision that nobody used: above the known one, and above what damaged bytes say where that can be true."""
+    said = [int(number) for raw in leftovers for number in _REVISION.findall(raw)]
+    return max([known, *(number for number in said if number < known + _BELIEVABLE_REVISIONS)]) + 1
 
 
 def _compare(current: StateSnapshot | None, expected: str | None, path: Path) -> None:

@@ -180,7 +180,8 @@ def _noted(change: Change, audit: AuditReader, since: datetime, until: datetime)
 
 # For people
 
-_FACT_WORDS = {
+# How people call a fact, where not by its name.
+FACT_WORDS = {
     "memory_mib": "memory",
     "memory_total_mib": "memory",
     "disk_mib": "disk",
@@ -242,7 +243,7 @@ def _facts_in_words(change: Change) -> str:
 
 def _fact_in_words(fact: str, was: Any, now: Any) -> str:
     unit = _UNITS.get(fact, "")
-    return f"{_FACT_WORDS.get(fact, fact)} {_value(was)} -> {_value(now)}{unit}"
+    return f"{FACT_WORDS.get(fact, fact)} {_value(was)} -> {_value(now)}{unit}"
 
 
 def _value(value: Any) -> str:

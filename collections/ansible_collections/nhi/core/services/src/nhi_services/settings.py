@@ -8,11 +8,12 @@ from __future__ import annotations
 import stat
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.errors import HistoryError, NHIError
+from ansible_collections.nhi.core.plugins.module_utils.retention import Retention
 from ansible_collections.nhi.core.plugins.module_utils.scan_options import ScanOptions
 
 DEFAULT_FILE: Final = Path("/etc/nhi/nhi.toml")
@@ -50,6 +51,7 @@ class Settings:
     secret_file: str | None = None
     scan: Mapping[str, Any] = field(default_factory=dict)
     catalogue: tuple[str, ...] = ()
+    retention: Retention = field(default_factory=Retention)
 
 
 def read_settings(
@@ -59,8 +61,8 @@ def read_settings(
     configured = environment.get("NHI_CONFIG")
     path = file or (Path(configured) if configured else DEFAULT_FILE)
     content = _read_file(path, required=file is not None or bool(configured))
-    _refuse_unknown(content, ("state_dir", "proxmox", "scan"), str(path))
-    proxmox, scan = (_table(content, name, path) for name in ("proxmox", "scan"))
+    _refuse_unknown(content, ("state_dir", "proxmox", "scan", "history"), str(path))
+    proxmox, scan, history = (_table(content, name, path) for name in ("proxmox", "scan", "history"))
     defaults = _scan_defaults()
     _refuse_unknown(proxmox, (*_PROXMOX_VARIABLES, "api_token_secret_file"), f"[proxmox] of {path}")
     _refuse_unknown(scan, (*defaults, "catalogue"), f"[scan] of {path}")
@@ -81,6 +83,7 @@ def read_settings(
             **_from_environment(environment, _SCAN_VARIABLES),
         },
         catalogue=_catalogue(scan, path),
+        retention=_retention(history, path),
     )
 
 
@@ -97,6 +100,14 @@ def _scan_defaults() -> dict[str, Any]:
         "address_ttl_seconds": options.lifetimes.address_seconds,
         "dead_agent_ttl_seconds": options.lifetimes.dead_agent_seconds,
     }
+
+
+def _retention(history: Mapping[str, Any], path: Path) -> Retention:
+    _refuse_unknown(history, tuple(asdict(Retention())), f"[history] of {path}")
+    try:
+        return Retention(**{name: _typed(value, int, name, path) for name, value in history.items()})
+    except HistoryError as error:
+        raise SettingsError(f"[history] of {path}: {error}") from error
 
 
 def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
