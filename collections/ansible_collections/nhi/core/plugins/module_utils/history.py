@@ -319,5 +319,19 @@ class History:
             ) from error
 
 
+def list_snapshots(state_dir: Path | str) -> list[dict[str, Any]]:
+    """Every snapshot for programs, oldest first, each with its problem: None for one that is intact."""
+    history = History(state_dir)
+    listed = []
+    for snapshot in history.snapshots():
+        problem = None
+        try:
+            history.read_bytes(snapshot)
+        except SnapshotDamagedError as error:
+            problem = str(error)
+        listed.append({**snapshot.as_data(), "problem": problem})
+    return listed
+
+
 def _is_compressed(snapshot: Snapshot) -> bool:
     return snapshot.path.name.endswith(COMPRESSED)

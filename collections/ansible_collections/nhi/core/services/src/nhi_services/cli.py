@@ -18,6 +18,7 @@ from typing import Any, Final
 from ansible_collections.nhi.core.plugins.module_utils.about import VERSION
 from ansible_collections.nhi.core.plugins.module_utils.deployment import unfinished
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.history import list_snapshots
 from ansible_collections.nhi.core.plugins.module_utils.moments import in_words
 from ansible_collections.nhi.core.plugins.module_utils.plan_store import PlanStore
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
@@ -237,7 +238,7 @@ def _restore(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _history(settings: Settings, arguments: argparse.Namespace) -> None:
-    snapshots = history_commands.listing(settings.state_dir)
+    snapshots = list_snapshots(settings.state_dir)
     if arguments.json:
         print(state_commands.as_text(snapshots))
     else:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, SnapshotDamagedError
+from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.history import History
 from ansible_collections.nhi.core.plugins.module_utils.history_keeper import take_snapshot
 from ansible_collections.nhi.core.plugins.module_utils.history_view import compare_moments, plan_return, state_at
 from ansible_collections.nhi.core.plugins.module_utils.moments import in_words
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
-from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
+from ansible_collections.nhi.core.plugins.module_utils.state_document import age_seconds, parse_time, utc_now
 from ansible_collections.nhi.core.plugins.module_utils.state_recovery import restore_state
 
 from nhi_services import scan_command
@@ -22,7 +22,6 @@ from nhi_services.words import age_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ansible_collections.nhi.core.plugins.module_utils.history_view import View
 
@@ -35,32 +34,16 @@ class RecoveryError(NHIError):
     """The state was restored, but the scan that has to follow failed."""
 
 
-def listing(state_dir: Path) -> list[dict[str, Any]]:
-    """Every snapshot, oldest first, each with what is wrong with it; problem None is one that is intact."""
-    history = History(state_dir)
-    found = []
-    for snapshot in history.snapshots():
-        try:
-            history.read_bytes(snapshot)
-            problem = None
-        except SnapshotDamagedError as error:
-            problem = str(error)
-        age = max(0.0, (utc_now() - snapshot.taken_at).total_seconds())
-        found.append(
-            {**snapshot.as_data(), "problem": problem, "age_seconds": age, "local": in_words(snapshot.taken_at)}
-        )
-    return found
-
-
 def render(snapshots: list[dict[str, Any]], screen: Screen) -> Iterator[str]:
-    """The same as a table, newest last."""
+    """Snapshots as a table, newest last."""
     if not snapshots:
         yield "There are no snapshots yet: `nhi history take`, or set up the timer with the role state_scan."
         return
+    now = utc_now()
     rows = [
         [
-            Cell(one["local"]),
-            Cell(age_in_words(one["age_seconds"])),
+            Cell(in_words(parse_time(one["taken_at"]))),
+            Cell(age_in_words(age_seconds(one["taken_at"], now))),
             Cell(one["name"], "red" if one["problem"] else ""),
             Cell(one["actor"]),
             Cell("damaged" if one["problem"] else one["reason"], "red" if one["problem"] else ""),
