@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import inventory, scan, service
+from benchmarks import history, inventory, scan, service
 
 if __name__ == "__main__":
-    sys.exit(max([inventory.main([]), scan.main([]), service.main([])]))
+    sys.exit(max([history.main([]), inventory.main([]), scan.main([]), service.main([])]))

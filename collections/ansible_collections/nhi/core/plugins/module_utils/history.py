@@ -112,19 +112,26 @@ class History:
     def snapshots(self) -> list[Snapshot]:
         """Every snapshot, oldest first; whether it is intact shows when it is read."""
         with self._reported("read"):
-            try:
-                files = {path.name for path in self.directory.iterdir()}
-            except FileNotFoundError:
-                return []
-            found = []
-            for stem in {name.removesuffix(end) for name in files for end in (DOCUMENT, COMPRESSED)}:
-                name = SnapshotName.parse(stem)
-                end = next((end for end in (DOCUMENT, COMPRESSED) if f"{stem}{end}" in files), None)
-                if name is not None and str(name) == stem and end is not None:
-                    beside = read_if_exists(self.directory / f"{stem}{CHECKSUM}")
-                    checksum, note = parse_checksum_file(beside) if beside is not None else (None, Note())
-                    found.append(Snapshot(name, self.directory / f"{stem}{end}", checksum, note))
-            return oldest_first(found)
+            return oldest_first(self._look_at(name, path) for name, path in self._files().items())
+
+    def _files(self) -> dict[SnapshotName, Path]:
+        """Where each snapshot lies; of one that is there twice, the file that is not compressed."""
+        try:
+            files = {path.name for path in self.directory.iterdir()}
+        except FileNotFoundError:
+            return {}
+        found = {}
+        for end in (COMPRESSED, DOCUMENT):
+            for file in files:
+                name = SnapshotName.parse(file.removesuffix(end)) if file.endswith(end) else None
+                if name is not None and f"{name}{end}" == file:
+                    found[name] = self.directory / file
+        return found
+
+    def _look_at(self, name: SnapshotName, path: Path) -> Snapshot:
+        beside = read_if_exists(self.directory / f"{name}{CHECKSUM}")
+        checksum, note = parse_checksum_file(beside) if beside is not None else (None, Note())
+        return Snapshot(name, path, checksum, note)
 
     def read_bytes(self, snapshot: Snapshot) -> bytes:
         """The document of a snapshot as bytes that match its checksum; SnapshotDamagedError names the snapshot."""
@@ -211,7 +218,13 @@ class History:
             return Taken(Snapshot(name, self.directory / f"{name}{DOCUMENT}", state.checksum, note), new=True)
 
     def _same(self, state: KnownState, *, critical: bool) -> Snapshot | None:
-        snapshots = [one for one in self.snapshots() if one.name.critical or not critical]
+        with self._reported("read"):
+            files = {name: path for name, path in self._files().items() if name.critical or not critical}
+            if not critical:
+                # Before each change: only the newest is looked at, however many there are.
+                last = max((name.minute for name in files), default=None)
+                files = {name: path for name, path in files.items() if name.minute == last}
+            snapshots = oldest_first(self._look_at(name, path) for name, path in files.items())
         for snapshot in snapshots[::-1] if critical else snapshots[-1:]:
             if snapshot.checksum == state.checksum and self.is_intact(snapshot):
                 return snapshot

@@ -148,7 +148,8 @@ class StateStore:
         snapshot = History(self.directory).newest_valid().snapshot
         return StateCorruptError(
             f"{self.path} {problem}. If the file is right, run `nhi state validate --regenerate-checksum`; if not, "
-            "`nhi state restore` or playbooks/recover_state.yml go back to the newest valid snapshot and scan again. "
+            "`nhi state restore` (or playbooks/recover_state.yml with -i inventory/hosts.yml) goes back to the newest "
+            "valid snapshot and scans again. "
             f"Newest valid snapshot: {snapshot.path if snapshot else 'none'}."
         )
 
