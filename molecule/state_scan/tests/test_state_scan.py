@@ -138,26 +138,24 @@ def test_the_service_compresses_and_removes_old_snapshots_and_names_damaged_ones
     host.check_output("systemctl start nhi-scan.service")
     host.check_output("systemctl start nhi-history.service")
     newest = snapshots(host)[-1]["name"]
-    for days, name in ((60, "old"), (20, "daily"), (3, "torn")):
-        stem = host.check_output("date --utc --date='%s days ago' +state_%%Y-%%m-%%d_00-00", days)
-        host.check_output("cp --preserve %s/%s.json %s/%s.json", HISTORY, newest, HISTORY, stem)
-        host.check_output("cp --preserve %s/%s.json.checksum %s/%s.json.checksum", HISTORY, newest, HISTORY, stem)
-        if name == "torn":
-            host.check_output("truncate --size=100 %s/%s.json", HISTORY, stem)
+    stems = {
+        days: host.check_output("date --utc --date=%s +state_%%Y-%%m-%%d_00-00", f"{days} days ago")
+        for days in (60, 20, 3)
+    }
+    for stem in stems.values():
+        for end in ("json", "json.checksum"):
+            host.check_output("cp --preserve %s %s", f"{HISTORY}/{newest}.{end}", f"{HISTORY}/{stem}.{end}")
+    host.check_output("truncate --size=100 %s", f"{HISTORY}/{stems[3]}.json")
     host.check_output("systemctl start nhi-history.service")
 
     left = {one["name"]: one for one in snapshots(host)}
-    dated = {
-        days: host.check_output("date --utc --date='%s days ago' +state_%%Y-%%m-%%d_00-00", days)
-        for days in (60, 20, 3)
-    }
-    assert dated[60] not in left
-    assert (left[dated[20]]["compressed"], left[dated[20]]["problem"]) == (True, None)
-    assert "does not match its checksum" in left[dated[3]]["problem"]
-    assert f"{dated[3]}.json does not match" in host.check_output("journalctl -u nhi-history --no-pager")
+    assert stems[60] not in left
+    assert (left[stems[20]]["compressed"], left[stems[20]]["problem"]) == (True, None)
+    assert "does not match its checksum" in left[stems[3]]["problem"]
+    assert f"{stems[3]}.json does not match" in host.check_output("journalctl -u nhi-history --no-pager")
 
 
 def test_the_service_of_the_history_runs_in_a_sandbox_without_the_secret(host: Any) -> None:
     assert show(host, "nhi-history.service", "User") == "nhi"
     assert show(host, "nhi-history.service", "ProtectSystem") == "strict"
-    assert show(host, "nhi-history.service", "LoadCredential") == ""
+    assert "LoadCredential" not in host.check_output("systemctl cat nhi-history.service")
