@@ -97,6 +97,12 @@ class TestHistory:
         assert out.startswith("damaged: ")
         assert "does not match its checksum" in out
 
+    def test_a_reason_can_not_play_with_the_terminal(self, lab: Path, capsys: Capture) -> None:
+        ran(capsys, "history", "take", "--reason", "x\x1b[2Jy")
+        corrupt(lab)
+        assert "x?[2Jy" in ran(capsys, "history", "list")
+        assert "(x?[2Jy)" in ran(capsys, "state", "restore", "--check")
+
     def test_there_are_none_yet(self, capsys: Capture) -> None:
         assert ran(capsys, "history", "list").startswith("There are no snapshots yet")
         assert "There is no" in refused(capsys, "history", "take")

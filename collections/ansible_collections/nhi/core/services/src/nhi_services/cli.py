@@ -13,18 +13,17 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ansible_collections.nhi.core.plugins.module_utils.about import VERSION
 from ansible_collections.nhi.core.plugins.module_utils.deployment import unfinished
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
-from ansible_collections.nhi.core.plugins.module_utils.history import list_snapshots
 from ansible_collections.nhi.core.plugins.module_utils.moments import in_words
 from ansible_collections.nhi.core.plugins.module_utils.plan_store import PlanStore
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
-from nhi_services import history_commands, plan_command, scan_command, service_command, state_commands
+from nhi_services import history_cli, history_commands, plan_command, scan_command, service_command, state_commands
 from nhi_services.settings import Settings, SettingsError, read_secret, read_settings
 from nhi_services.status import render, status_of
 from nhi_services.table import screen_of
@@ -80,8 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_services(commands)
     _add_scan(commands)
     _add_state(commands)
-    _add_history(commands)
-    _add_diff(commands)
+    history_cli.add_history(commands, _add)
     _add_plans(commands)
     _add_freeze(commands)
     return parser
@@ -134,32 +132,7 @@ def _add_state(commands: Commands[argparse.ArgumentParser]) -> None:
         "--at", metavar="MOMENT", help="the state at a past moment: 'yesterday 14:00', 2026-11-26T14:00"
     )
     parser.add_argument("--json", action="store_true", help="print texts and nothing as JSON too")
-    parser = _add(actions, "restore", "Bring a damaged state.json back from the newest snapshot, then scan.", _restore)
-    parser.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
-    parser.add_argument("--no-scan", action="store_true", help="do not ask Proxmox VE afterwards: all facts stay stale")
-
-
-def _add_history(commands: Commands[argparse.ArgumentParser]) -> None:
-    about = "List, take or thin out snapshots of the state."
-    history = commands.add_parser("history", help=about, description=about)
-    actions = history.add_subparsers(required=True, metavar="ACTION")
-    parser = _add(actions, "list", "Show the snapshots that there are, oldest first.", _history)
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser = _add(actions, "take", "Keep the state as it is now, unless it is kept already.", _take)
-    parser.add_argument("--reason", default="on request", metavar="TEXT", help="why, for those who look at it later")
-    parser.add_argument("--critical", action="store_true", help="keep it for ever")
-    parser = _add(actions, "prune", "Compress and remove old snapshots; the settings say which.", _prune)
-    parser.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
-
-
-def _add_diff(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = _add(commands, "diff", "Say what differs between two moments.", _diff)
-    parser.add_argument("since", metavar="FROM", help="'yesterday 14:00', '2 hours ago', 2026-11-26T14:00, a snapshot")
-    parser.add_argument("until", nargs="?", default="now", metavar="TO", help="by default now")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser = _add(commands, "rollback", "Plan how to get back to a past moment. Nothing is done.", _rollback)
-    parser.add_argument("to", metavar="MOMENT", help="as for diff")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    history_cli.add_restore(actions, _add)
 
 
 def _add_plans(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -227,45 +200,9 @@ def _show(settings: Settings, arguments: argparse.Namespace) -> None:
         view = history_commands.view(settings, arguments.at)
         document, where = view.document, view.source
         # Beside the document, which programs read.
-        print("\n".join([f"{where}, as it was {in_words(view.at)}", *view.lines()]), file=sys.stderr)
+        told = [f"{where}, as it was {in_words(view.at)}", *view.lines()]
+        print("\n".join(map(printable, told)), file=sys.stderr)
     print(state_commands.show(document, where, arguments.path, as_json=arguments.json))
-
-
-def _restore(settings: Settings, arguments: argparse.Namespace) -> None:
-    secret = None if arguments.check or arguments.no_scan else read_secret(settings, os.environ)
-    for line in history_commands.restore(settings, secret, dry_run=arguments.check, scan=not arguments.no_scan):
-        print(line, flush=True)
-
-
-def _history(settings: Settings, arguments: argparse.Namespace) -> None:
-    snapshots = list_snapshots(settings.state_dir)
-    if arguments.json:
-        print(state_commands.as_text(snapshots))
-    else:
-        print("\n".join(history_commands.render(snapshots, screen_of(sys.stdout, os.environ))))
-
-
-def _take(settings: Settings, arguments: argparse.Namespace) -> None:
-    print(history_commands.take(settings, arguments.reason, critical=arguments.critical))
-
-
-def _prune(settings: Settings, arguments: argparse.Namespace) -> None:
-    for line in history_commands.prune(settings, dry_run=arguments.check):
-        print(line)
-
-
-def _diff(settings: Settings, arguments: argparse.Namespace) -> None:
-    _print(history_commands.diff(settings, arguments.since, arguments.until), as_json=arguments.json)
-
-
-def _rollback(settings: Settings, arguments: argparse.Namespace) -> None:
-    _print(history_commands.rollback(settings, arguments.to), as_json=arguments.json)
-
-
-def _print(told: tuple[list[str], dict[str, Any]], *, as_json: bool) -> None:
-    lines, data = told
-    # Names of guests come from elsewhere: nothing in them may play with the terminal.
-    print(state_commands.as_text(data) if as_json else "\n".join(map(printable, lines)))
 
 
 def _plans(settings: Settings, arguments: argparse.Namespace) -> None:
