@@ -54,6 +54,9 @@ class Lab(GuestLab):
     def act(self, **options: Any) -> Any:
         return self.run({**REDIS, **options}, keep=self.keep, confirm="redis")
 
+    def replace(self) -> Any:
+        return self.run({**REDIS, "unprivileged": False}, keep=self.keep, confirm="redis", replace="redis")
+
     def backup(self, **run: Any) -> Any:
         return BackupManager(self.pve, BackupRun(keep=self.keep, **run)).present(BackupWish(GUEST))
 
@@ -91,6 +94,7 @@ def lab(tmp_path: Path) -> Lab:
 CHANGES: dict[str, Callable[[Lab], Any]] = {
     "create": lambda lab: lab.act(name="other"),
     "change": lambda lab: lab.act(memory=768),
+    "replace": lambda lab: lab.replace(),
     "stop": lambda lab: lab.act(state="stopped"),
     "destroy": lambda lab: lab.act(state="absent"),
     "take a snapshot": lambda lab: lab.snapshot(),
