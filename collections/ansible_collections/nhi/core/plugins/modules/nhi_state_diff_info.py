@@ -27,7 +27,7 @@ options:
     description: The earlier moment.
     type: str
     required: true
-  until:
+  up_to:
     description: The later moment.
     type: str
     default: now
@@ -126,7 +126,7 @@ audited:
   sample: false
 rollback:
   description: How to get from the second state to the first.
-  returned: when O(until) is now
+  returned: when O(up_to) is now
   type: dict
   contains:
     steps:
@@ -170,7 +170,7 @@ from ansible_collections.nhi.core.plugins.module_utils.history_view import compa
 
 def run(params: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The result, and what to warn of."""
-    comparison = compare_moments(params["state_dir"], params["since"], params["until"])
+    comparison = compare_moments(params["state_dir"], params["since"], params["up_to"])
     result = comparison.as_data()
     if comparison.span.to_now:
         result["rollback"] = comparison.rollback().as_data()
@@ -183,7 +183,7 @@ def main() -> None:
         argument_spec={
             **STATE_ARGS,
             "since": {"type": "str", "required": True},
-            "until": {"type": "str", "default": "now"},
+            "up_to": {"type": "str", "default": "now"},
         },
         supports_check_mode=True,
     )

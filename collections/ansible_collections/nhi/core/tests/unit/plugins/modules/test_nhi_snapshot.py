@@ -163,7 +163,7 @@ class TestDiff:
         assert [step["guest"] for step in result["rollback"]["steps"]] == ["guest-102", "redis-cache"]
 
     def test_between_two_past_moments_there_is_no_way_back(self, run: Run, yesterday: str) -> None:
-        result = run(nhi_state_diff_info, since=yesterday, until=(utc_now() - DAY / 2).isoformat())
+        result = run(nhi_state_diff_info, since=yesterday, up_to=(utc_now() - DAY / 2).isoformat())
         assert result["changes"] == []
         assert "rollback" not in result
 
