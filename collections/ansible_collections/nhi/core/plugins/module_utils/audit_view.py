@@ -41,7 +41,6 @@ class AuditReader(Protocol):
         self, *, vmid: int | None, name: str | None, since: datetime, until: datetime
     ) -> Iterable[AuditNote]:
         """What was done to the guest with this VMID or name, oldest first, both ends included."""
-        ...
 
 
 # What of the modules' operations is shorter to say in one word.

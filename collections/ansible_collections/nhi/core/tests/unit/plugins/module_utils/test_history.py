@@ -317,7 +317,8 @@ class TestRetention:
         assert max(ages) < 37 * DAY
         assert sum(age < 7 * DAY for age in ages) == 7 * 3 + 2
         days = [s for s in left if NOW - s.taken_at >= 7 * DAY and not s.name.critical and history.is_intact(s)]
-        assert len({s.taken_at.date() for s in days}) == len(days) in (29, 30, 31)
+        assert len({s.taken_at.date() for s in days}) == len(days)
+        assert len(days) in (29, 30, 31)
         assert all(snapshot.path.name.endswith(".json.gz") for snapshot in days)
         assert name_in(history.read(days[0])).startswith("n")
         assert not history.prune(Retention(), NOW).changed
