@@ -14,6 +14,7 @@ PLAYBOOKS = {
     "topology.yml": (),
     "service.yml": ("-e", "service=redis", "-e", "purpose=cache"),
     "destroy_guest.yml": ("-e", "guest=postgres-lxc"),
+    "recover_state.yml": ("-i", "inventory/hosts.yml"),
 }
 
 

@@ -99,3 +99,63 @@ def test_the_program_belongs_to_root(host: Any) -> None:
 
     assert program.user == "root"
     assert program.mode & 0o022 == 0
+
+
+HISTORY = f"{DIRECTORY}/state_history"
+
+
+def snapshots(host: Any) -> list[dict[str, Any]]:
+    listed = json.loads(host.check_output(f"/usr/local/bin/nhi history list --json --state-dir {DIRECTORY}"))
+    assert isinstance(listed, list)
+    return listed
+
+
+def test_the_next_snapshot_is_scheduled_on_the_hour_also_after_a_reboot(host: Any) -> None:
+    timer = host.service("nhi-history.timer")
+    assert timer.is_running
+    assert timer.is_enabled
+
+    due = host.check_output("date --date=%s +%%M:%%S", show(host, "nhi-history.timer", "NextElapseUSecRealtime"))
+
+    assert due == "00:00"
+
+
+def test_the_timer_s_service_keeps_the_state_once_for_each_state(host: Any) -> None:
+    host.check_output("systemctl start nhi-scan.service")
+    host.check_output("systemctl start nhi-history.service")
+    newest = snapshots(host)[-1]
+    assert (newest["reason"], newest["actor"], newest["problem"]) == ("on the hour", "nhi-history", None)
+    path = host.file(newest["path"])
+    assert (path.user, path.group) == ("nhi", "nhi")
+    assert path.content == host.file(f"{DIRECTORY}/state.json").content
+    host.check_output("cd %s && sha256sum --strict -c %s.json.checksum", HISTORY, newest["name"])
+
+    host.check_output("systemctl start nhi-history.service")
+    assert snapshots(host)[-1] == newest
+
+
+def test_the_service_compresses_and_removes_old_snapshots_and_names_damaged_ones(host: Any) -> None:
+    host.check_output("systemctl start nhi-scan.service")
+    host.check_output("systemctl start nhi-history.service")
+    newest = snapshots(host)[-1]["name"]
+    stems = {
+        days: host.check_output("date --utc --date=%s +state_%%Y-%%m-%%d_00-00", f"{days} days ago")
+        for days in (60, 20, 3)
+    }
+    for stem in stems.values():
+        for end in ("json", "json.checksum"):
+            host.check_output("cp --preserve %s %s", f"{HISTORY}/{newest}.{end}", f"{HISTORY}/{stem}.{end}")
+    host.check_output("truncate --size=100 %s", f"{HISTORY}/{stems[3]}.json")
+    host.check_output("systemctl start nhi-history.service")
+
+    left = {one["name"]: one for one in snapshots(host)}
+    assert stems[60] not in left
+    assert (left[stems[20]]["compressed"], left[stems[20]]["problem"]) == (True, None)
+    assert "does not match its checksum" in left[stems[3]]["problem"]
+    assert f"{stems[3]}.json does not match" in host.check_output("journalctl -u nhi-history --no-pager")
+
+
+def test_the_service_of_the_history_runs_in_a_sandbox_without_the_secret(host: Any) -> None:
+    assert show(host, "nhi-history.service", "User") == "nhi"
+    assert show(host, "nhi-history.service", "ProtectSystem") == "strict"
+    assert "LoadCredential" not in host.check_output("systemctl cat nhi-history.service")

@@ -41,6 +41,18 @@ class ConflictError(StateError):
     """state.json changed between read and write (compare-and-swap failed)."""
 
 
+class HistoryError(NHIError):
+    """The history can not be written, or holds no answer to what was asked."""
+
+
+class SnapshotDamagedError(HistoryError):
+    """A snapshot in the history is not what its checksum says; the message names it."""
+
+
+class MomentError(NHIError):
+    """A time was given that nobody can understand, or that has not come yet."""
+
+
 class LockTimeoutError(NHIError):
     """The lock is held by somebody else; the message names the holder."""
 

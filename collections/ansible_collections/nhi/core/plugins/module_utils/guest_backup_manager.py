@@ -29,6 +29,7 @@ from .guest_privileges import Need, check_privileges
 from .guest_reader import Api, Cluster, read_cluster, refuse_if_changed
 from .guest_rescan import Rescan
 from .guest_work import TaskRunner, meant_guest
+from .history_keeper import keep_nothing
 from .interrupts import Interrupts
 from .journal import new_operation
 
@@ -42,6 +43,7 @@ class BackupRun:
     guards: Guards = field(default_factory=Guards)
     rescan: Rescan | None = None
     tell: Callable[[str], None] = lambda _text: None
+    keep: Callable[[str], None] = keep_nothing
 
     def keep_state(self, api: Api, vmids: set[int]) -> None:
         """Whatever the outcome, let state.json show these guests as they are now."""
@@ -129,6 +131,7 @@ class BackupManager:
                 plan.refuse_if_failed()
             self._run.guards.admission.ask(self._api, cluster, plan, new_operation(), Subject(guest.name))
             if not self._run.check_mode:
+                self._run.keep(f"{volid} removed")
                 path = ("nodes", node, "storage", storage, "content", volid)
                 self._tasks.run(f"removing {volid}", lambda: self._api.delete(path))
                 plan.warnings += self._tasks.warnings
@@ -143,6 +146,7 @@ class BackupManager:
     def _back_up(self, plan: GuestPlan, found: Found, storage: str, before: list[Backup]) -> BackupOutcome:
         refuse_if_changed(self._api, found)
         data = plan.actions[0].data
+        self._run.keep(f"{found.name} backed up")
         try:
             self._tasks.run(f"backing up {found.label}", lambda: self._start(found, data))
         finally:

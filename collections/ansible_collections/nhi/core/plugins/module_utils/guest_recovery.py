@@ -17,6 +17,7 @@ from .guest_reader import Api, guest_path, vmid_is_free
 from .guest_record import GuestRecord, Made, Replaced, Target
 from .guest_rescan import Rescan
 from .guest_undo import Undone, await_idle, look_at, remove, retire, undo, undo_stop
+from .history_keeper import keep_nothing
 from .interrupts import Interrupts
 from .journal import Journal, abandoned, cut_off
 from .reservations import Reservations
@@ -25,7 +26,13 @@ _TASK_SECONDS = 3600.0
 
 
 def settle(
-    api: Api, state_dir: Path, *, check_mode: bool, tell: Callable[[str], None], rescan: Rescan | None = None
+    api: Api,
+    state_dir: Path,
+    *,
+    check_mode: bool,
+    tell: Callable[[str], None],
+    rescan: Rescan | None = None,
+    keep: Callable[[str], None] = keep_nothing,
 ) -> list[str]:
     """Settle every operation that was cut off; in check mode only name it. ``tell`` hears one sentence for each.
 
@@ -37,6 +44,7 @@ def settle(
         if check_mode:
             told = [f"{title} was cut off: the next real run settles it first." for title in cut_off(state_dir)]
         for journal in () if check_mode else abandoned(state_dir):
+            keep(f"{journal.operation} settled")
             told.append(_recover(api, state_dir, journal))
             warnings += rescan(api, own_guests(api, journal.operation, journal.entries)) if rescan else []
     for text in (*told, *warnings):

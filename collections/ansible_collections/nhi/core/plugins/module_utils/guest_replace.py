@@ -47,6 +47,7 @@ class Replacement:
         with run.releasing():
             creation, place = new.reserve()
             run.admit(self.cluster, self._plan(creation), found, REPLACE)
+            run.keep_state("replaced")
             done = changer.make(found, creation, place, self._another(new))
         checks = plan.checks
         plan = self._plan(done.plan)

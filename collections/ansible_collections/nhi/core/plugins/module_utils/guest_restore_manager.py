@@ -209,5 +209,7 @@ class RestoreManager:
         plan.checks.append(check_privileges(self._api, needs))
 
     def _changer(self) -> GuestChange:
+        """What carries the plan out, once the state is kept as it was before."""
+        self._run.keep(f"{self._wish.guest.name} restored from {self._wish.backup}")
         patience = Patience(wait=False, task=self._run.task_seconds)
         return GuestChange(self._api, self._wanted, self._journal, self._interrupts, patience)

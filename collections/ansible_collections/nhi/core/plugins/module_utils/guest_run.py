@@ -23,6 +23,7 @@ from .guest_reader import Api, Cluster, live_address
 from .guest_rescan import Rescan
 from .guest_spec import Wanted
 from .guest_wait import Patience
+from .history_keeper import keep_nothing
 from .impact import Impact
 from .interrupts import Interrupts
 from .journal import Journal, new_operation
@@ -46,6 +47,8 @@ class Settings:
     patience: Patience = field(default_factory=Patience)
     rescan: Rescan | None = None
     tell: Callable[[str], None] = lambda _text: None
+    # Hears what is about to be changed, just before the first step.
+    keep: Callable[[str], None] = keep_nothing
     quarantine_seconds: float = QUARANTINE_SECONDS
     admission: Admission = field(default_factory=Admission)
     # Hears the operation just before it makes a guest.
@@ -140,6 +143,11 @@ class GuestRun:
         except NHIError as e:
             plan.warnings.append(f"{self.wanted.name} is {self.wanted.state} as asked for, but: {e}")
 
+    def keep_state(self, what: str | None = None) -> None:
+        """The state as it is before the first step goes into the history; HistoryError when it can not."""
+        self.settings.keep(f"{self.wanted.name} {what or self.wanted.state}")
+
     def changer(self, wanted: Wanted | None = None) -> GuestChange:
-        """What carries a plan out; ``wanted`` is the wish with what was found out on the way."""
+        """What carries a plan out, once the state is kept; ``wanted`` is the wish with what was found on the way."""
+        self.keep_state()
         return GuestChange(self.api, wanted or self.wanted, self.journal, self.interrupts, self.settings.patience)

@@ -31,6 +31,7 @@ from .guest_snapshot import (
     snapshots_of,
 )
 from .guest_work import TaskRunner, meant_guest, row_of
+from .history_keeper import keep_nothing
 from .interrupts import Interrupts
 from .journal import new_operation
 
@@ -46,6 +47,7 @@ class SnapshotRun:
     task_seconds: float = 300.0
     rescan: Rescan | None = None
     tell: Callable[[str], None] = lambda _text: None
+    keep: Callable[[str], None] = keep_nothing
 
 
 @dataclass
@@ -103,6 +105,7 @@ class SnapshotManager:
         if self._run.check_mode or not plan.changed:
             return SnapshotOutcome(plan, found, foretold(self._wish, snapshots, plan))
         refuse_if_changed(self._api, found)
+        self._run.keep(f"{found.name} snapshot {self._wish.snapshot} {self._wish.state}")
         try:
             for action in plan.actions:
                 self._act(action, found)

@@ -97,6 +97,7 @@ class ServiceRecords:
 
     def __init__(self, state_dir: Path | str, guest: str) -> None:
         directory = Path(state_dir)
+        self.guest = guest
         self._graph = directory / OVERLAY_NAME / f"{guest}.json"
         self._targets = directory / MONITORING_NAME / TARGETS_NAME / f"{guest}.json"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from .errors import GuestChangeError
 from .graph import DependencyGraph
+from .history_keeper import keep_nothing
 from .service_health import await_health, not_asked, overall, unwell
 from .service_records import Deployed, Records, ServiceRecords, unknown_dependencies, wanted_records
 
@@ -60,6 +61,7 @@ def register(
     patience: float,
     scan: Scan | None,
     announce: Callable[[Records], None] = lambda _before: None,
+    keep: Callable[[str], None] = keep_nothing,
 ) -> Registration:
     """Ask the service whether it is well, and only then write it down; UnwellError when it is not.
 
@@ -85,6 +87,7 @@ def register(
         )
     result.registered = result.changed
     if result.changed:
+        keep(f"{deployed.entry.name} on {deployed.guest} registered")
         announce(result.before)
     try:
         records.write(result.after)
@@ -96,10 +99,17 @@ def register(
     return result
 
 
-def unregister(records: ServiceRecords, scan: Scan | None, former: Records | None = None) -> Registration:
+def unregister(
+    records: ServiceRecords,
+    scan: Scan | None,
+    former: Records | None = None,
+    keep: Callable[[str], None] = keep_nothing,
+) -> Registration:
     """Forget a service, or register what was before it; without ``scan`` only say what would be done."""
     result = Registration(records.read(), former or Records(), records.files)
     if scan is not None:
+        if result.changed:
+            keep(f"{records.guest} forgotten")
         records.write(result.after)
         scan()
     return result

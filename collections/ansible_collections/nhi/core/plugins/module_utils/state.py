@@ -16,37 +16,37 @@ Readers take no lock and need no write permission.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
-    ConflictError,
-    StateCorruptError,
-    StateError,
-    StateInvalidError,
-    StateMissingError,
-    StateVersionError,
-)
+from .errors import ConflictError, StateCorruptError, StateError, StateInvalidError, StateMissingError
 from .files import discard, explain, read_if_exists, sync_directory, sync_file, write_new
+from .history import History
 from .lock import FileLock
-from .state_document import Document, canonical_bytes, checksum_of, stamped
-from .state_schema import SCHEMA_VERSION
+from .snapshots import KnownState
+from .state_document import Document, canonical_bytes, checksum_of, parse_document, stamped
 from .state_validation import validate_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 STATE_NAME = "state.json"
 GRAPH_NAME = "dependency_graph.json"
-HISTORY_NAME = "state_history"
+
+# What going back to a snapshot mends; a file that may not be read, or that a newer NHI wrote, is no damage.
+DAMAGES = (StateCorruptError, StateInvalidError, StateMissingError)
 
 _CHECKSUM_LINE = re.compile(rb"([0-9a-f]{64})(?:[ ][ *]state\.json)?\s*")
+_REVISION = re.compile(rb'"revision": (\d{1,15})\b')
+_BELIEVABLE_REVISIONS = 1_000_000
 _SCAN_HINT = "run a scan (`nhi scan` or playbooks/scan.yml)"
 _REREAD_PAUSE_SECONDS = 0.02
 _BACK_OFF_SECONDS = (1.0, 3.0)
@@ -86,7 +86,7 @@ class StateStore:
         """The current state, verified; also when a writer died before it could publish it."""
         with self._reported("read"):
             path, raw, checksum = self._verified()
-        return StateSnapshot(_parsed(raw, path), checksum, path)
+        return StateSnapshot(parse_document(raw, path), checksum, path)
 
     def read_or_none(self) -> StateSnapshot | None:
         """The current state, or None before the first scan."""
@@ -100,6 +100,19 @@ class StateStore:
         snapshot = self.read()
         validate_document(snapshot.document)
         return snapshot
+
+    def read_known(self) -> KnownState | None:
+        """The verified bytes of the current state, not parsed; None before the first scan."""
+        with self._reported("read"):
+            try:
+                path, raw, checksum = self._verified()
+            except StateMissingError:
+                return None
+            try:
+                written = path.stat().st_mtime
+            except FileNotFoundError:
+                written = self.path.stat().st_mtime  # published since it was read
+        return KnownState(raw, checksum, datetime.fromtimestamp(written, UTC))
 
     def recorded_checksum(self) -> str | None:
         """What state.json.checksum says: None without that file, empty when it holds no checksum."""
@@ -132,10 +145,12 @@ class StateStore:
         if gone:
             return StateMissingError(f"{self.path} is gone, only its checksum is left: {_SCAN_HINT}.")
         problem = "has no checksum beside it" if expected is None else "does not match its checksum"
-        snapshot = _newest_snapshot(self.directory / HISTORY_NAME)
+        snapshot = History(self.directory).newest_valid().snapshot
         return StateCorruptError(
             f"{self.path} {problem}. If the file is right, run `nhi state validate --regenerate-checksum`; if not, "
-            f"move it away and scan again. Newest valid snapshot: {snapshot or 'none'}."
+            "`nhi state restore` (or playbooks/recover_state.yml with -i inventory/hosts.yml) goes back to the newest "
+            "valid snapshot and scans again. "
+            f"Newest valid snapshot: {snapshot.path if snapshot else 'none'}."
         )
 
     # Writing
@@ -206,7 +221,7 @@ class StateStore:
                 self._verified()
             except StateCorruptError:
                 raw = self.path.read_bytes()
-                document = _parsed(raw, self.path)
+                document = parse_document(raw, self.path)
                 validate_document(document)
                 return StateSnapshot(document, checksum_of(raw), self.path)
             return None
@@ -225,6 +240,30 @@ class StateStore:
             sync_directory(self.directory)
         return True
 
+    def restore(self, document: Mapping[str, Any] | None) -> StateSnapshot | None:
+        """Put a document in the place of a state that can not be used; without one, only take the damage away.
+
+        The damaged file stays beside it as `state.json.damaged-CHECKSUM`. A state that can be used is never replaced:
+        then it is returned as it is. document must be valid; its revision is set above every one that was used.
+        """
+        with self._reported("written"), self._locked("restore the state"):
+            with contextlib.suppress(*DAMAGES):
+                return self.validate()
+            leftovers = [raw for raw in (read_if_exists(self.path), read_if_exists(self._temporary)) if raw is not None]
+            for raw in leftovers:
+                write_new(self.directory / f"{STATE_NAME}.damaged-{checksum_of(raw)[:12]}", raw)
+            sync_directory(self.directory)
+            if document is None:
+                discard(self._temporary)
+                self.path.unlink(missing_ok=True)
+                sync_directory(self.directory)
+                return None
+            validate_document(document)
+            new = stamped(document, _revision_after(document["meta"]["revision"], leftovers), self._graph())
+            raw = canonical_bytes(new)
+            self._publish(raw, checksum_of(raw))
+            return StateSnapshot(new, checksum_of(raw), self.path)
+
     def _settled(self) -> StateSnapshot | None:
         """Under the lock: the current state, in state.json and nowhere else; None before the first write."""
         # What a killed writer renamed may be on its way to the disk only; later steps build on it.
@@ -236,7 +275,7 @@ class StateStore:
         if path == self._temporary:
             self._temporary.replace(self.path)
             sync_directory(self.directory)
-        return StateSnapshot(_parsed(raw, self.path), checksum, self.path)
+        return StateSnapshot(parse_document(raw, self.path), checksum, self.path)
 
     def _publish(self, raw: bytes, checksum: str) -> None:
         try:
@@ -285,6 +324,12 @@ class StateStore:
             raise StateError(f"{error.filename or self.path} can not be {verb}: {explain(error)}. {hint}") from error
 
 
+def _revision_after(known: int, leftovers: Iterable[bytes]) -> int:
+    """A revision that nobody used: above the known one, and above what damaged bytes say where that can be true."""
+    said = [int(number) for raw in leftovers for number in _REVISION.findall(raw)]
+    return max([known, *(number for number in said if number < known + _BELIEVABLE_REVISIONS)]) + 1
+
+
 def _compare(current: StateSnapshot | None, expected: str | None, path: Path) -> None:
     found = current.checksum if current else None
     if found != expected:
@@ -296,46 +341,3 @@ def _compare(current: StateSnapshot | None, expected: str | None, path: Path) ->
 
 def _short(checksum: str | None) -> str:
     return checksum[:12] if checksum else "none"
-
-
-def _parsed(raw: bytes, path: Path) -> Document:
-    """The document in verified bytes, if this version of NHI can understand it."""
-    try:
-        document = json.loads(raw)
-        version = document["meta"]["schema_version"]
-    except ValueError as error:
-        raise StateInvalidError(f"{path} is not a state document ({error}): move it away and scan again.") from error
-    except (KeyError, TypeError) as error:
-        raise StateInvalidError(
-            f"{path} is not a state document (it names no schema version): move it away and scan again."
-        ) from error
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise StateVersionError(
-            f"{path} has schema version {version}, this NHI understands {SCHEMA_VERSION}: upgrade the collection "
-            "nhi.core here, or use the NHI that wrote the file."
-        )
-    if version != SCHEMA_VERSION or not _has_domains(document):
-        raise StateInvalidError(f"{path} is not a state document of schema version {SCHEMA_VERSION}.")
-    return dict(document)
-
-
-def _has_domains(document: Mapping[str, Any]) -> bool:
-    infrastructure = document.get("infrastructure")
-    return (
-        isinstance(document["meta"].get("revision"), int)
-        and isinstance(document.get("api_providers"), dict)
-        and isinstance(document.get("alerts"), list)
-        and isinstance(infrastructure, dict)
-        and all(isinstance(infrastructure.get(name), list) for name in ("nodes", "guests", "storage", "services"))
-    )
-
-
-def _newest_snapshot(directory: Path) -> Path | None:
-    by_time = sorted(directory.glob("state_*.json"), key=lambda path: path.name.replace("CRITICAL_", ""), reverse=True)
-    for path in by_time:
-        try:
-            _parsed(path.read_bytes(), path)
-        except (OSError, StateError):
-            continue
-        return path
-    return None

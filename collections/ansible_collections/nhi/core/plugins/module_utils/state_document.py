@@ -12,11 +12,12 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from .errors import StateInvalidError
+from .errors import StateInvalidError, StateVersionError
 from .state_schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 Document = dict[str, Any]
 Item = dict[str, Any]
@@ -104,6 +105,41 @@ def canonical_bytes(document: Mapping[str, Any]) -> bytes:
         raise StateInvalidError(f"The document can not be written as JSON: {error}") from error
     # A lone surrogate (from a guest's description, say) has no UTF-8 form; as an escape it survives a round trip.
     return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def parse_document(raw: bytes, path: Path) -> Document:
+    """The document in verified bytes, if this version of NHI can understand it; path is for messages.
+
+    Raises StateInvalidError, and StateVersionError where a newer NHI wrote it.
+    """
+    try:
+        document = json.loads(raw)
+        version = document["meta"]["schema_version"]
+    except ValueError as error:
+        raise StateInvalidError(f"{path} is not a state document ({error}): move it away and scan again.") from error
+    except (KeyError, TypeError) as error:
+        raise StateInvalidError(
+            f"{path} is not a state document (it names no schema version): move it away and scan again."
+        ) from error
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise StateVersionError(
+            f"{path} has schema version {version}, this NHI understands {SCHEMA_VERSION}: upgrade the collection "
+            "nhi.core here, or use the NHI that wrote the file."
+        )
+    if version != SCHEMA_VERSION or not _has_domains(document):
+        raise StateInvalidError(f"{path} is not a state document of schema version {SCHEMA_VERSION}.")
+    return dict(document)
+
+
+def _has_domains(document: Mapping[str, Any]) -> bool:
+    infrastructure = document.get("infrastructure")
+    return (
+        isinstance(document["meta"].get("revision"), int)
+        and isinstance(document.get("api_providers"), dict)
+        and isinstance(document.get("alerts"), list)
+        and isinstance(infrastructure, dict)
+        and all(isinstance(infrastructure.get(name), list) for name, _unique, _keys in _LISTS)
+    )
 
 
 def checksum_of(raw: bytes) -> str:

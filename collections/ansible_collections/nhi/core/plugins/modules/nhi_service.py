@@ -169,6 +169,7 @@ from ansible_collections.nhi.core.plugins.module_utils.deployment import Deploym
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, PreflightError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import guest_name
+from ansible_collections.nhi.core.plugins.module_utils.history_keeper import Keeper
 from ansible_collections.nhi.core.plugins.module_utils.interrupts import InterruptedRunError, Interrupts
 from ansible_collections.nhi.core.plugins.module_utils.scan_options import ScanOptions, guest_wish
 from ansible_collections.nhi.core.plugins.module_utils.scan_write import run_scan
@@ -196,31 +197,35 @@ def scanner(params: dict[str, Any], catalogue: dict[str, CatalogueEntry]) -> Cal
     return scan
 
 
-def run(params: dict[str, Any], *, check_mode: bool) -> Registration:
+def run(params: dict[str, Any], tell: Callable[[str], None], *, check_mode: bool) -> Registration:
     """Register or forget as the options say, as a step of a deployment if one is named."""
     name = guest_name(params["name"])
     with step(Path(params["state_dir"]), name, None if check_mode else params["deployment"]) as deployment:
-        return _carry_out(name, params, deployment, check_mode=check_mode)
+        keep = Keeper(Path(params["state_dir"]), "nhi_service", tell)
+        return _carry_out(name, params, deployment, keep, check_mode=check_mode)
 
 
-def _carry_out(name: str, params: dict[str, Any], deployment: Deployment | None, *, check_mode: bool) -> Registration:
+def _carry_out(
+    name: str, params: dict[str, Any], deployment: Deployment | None, keep: Keeper, *, check_mode: bool
+) -> Registration:
     catalogue = load_catalogue(params["catalogue"])
     records = ServiceRecords(params["state_dir"], name)
     scan = None if check_mode else scanner(params, catalogue)
     if params["state"] == "absent":
         if deployment is None:
-            return unregister(records, scan)
+            return unregister(records, scan, keep=keep)
         before = deployment.record.registration
-        return unregister(records, scan, records.read() if before is None else Records.from_data(before))
+        return unregister(records, scan, records.read() if before is None else Records.from_data(before), keep)
     entry = find_entry(catalogue, params["service"])
     if not params["address"] and not check_mode:
         raise PreflightError(f"{name} has no address to ask {entry.name} at: give address, and correct its network")
     deployed = Deployed(entry, name, params["purpose"], params["address"] or "")
     graph = find_graph(params["dependency_graph"], params["state_dir"])
+    patience = params["health_timeout"]
     if deployment is None:
-        return register(records, deployed, graph, params["health_timeout"], scan)
+        return register(records, deployed, graph, patience, scan, keep=keep)
     result = register(
-        records, deployed, graph, params["health_timeout"], scan, lambda before: deployment.registers(before.as_data())
+        records, deployed, graph, patience, scan, lambda before: deployment.registers(before.as_data()), keep
     )
     deployment.end()
     return result
@@ -248,7 +253,7 @@ def main() -> None:
     )
     try:
         with Interrupts():
-            result = run(module.params, check_mode=module.check_mode)
+            result = run(module.params, module.warn, check_mode=module.check_mode)
     except InterruptedRunError as error:
         module.fail_json(
             msg=f"The registration of {module.params['name']} was {error}: run the same again to finish it."

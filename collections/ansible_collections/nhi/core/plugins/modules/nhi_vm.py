@@ -619,6 +619,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Resca
 from ansible_collections.nhi.core.plugins.module_utils.guest_run import Outcome, Settings
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_wait import Patience
+from ansible_collections.nhi.core.plugins.module_utils.history_keeper import Keeper
 
 VOLUME_OPTIONS: dict[str, Any] = {
     "id": {"type": "str", "required": True},
@@ -714,6 +715,7 @@ def settings_from_params(
         rescan=Rescan(state_dir, endpoint, "nhi_vm", load_catalogue(params["catalogue"])),
         tell=tell,
         admission=admission_from_params(params, ARGUMENT_SPEC, "nhi_vm", graph, check_mode=check_mode),
+        keep=Keeper(state_dir, "nhi_vm", tell),
     )
 
 
@@ -761,7 +763,12 @@ def main() -> None:
             if deployment is not None:
                 settings = replace(settings, announce=deployment.makes)
             recovered = settle(
-                client, settings.state_dir, check_mode=module.check_mode, tell=module.warn, rescan=settings.rescan
+                client,
+                settings.state_dir,
+                check_mode=module.check_mode,
+                tell=module.warn,
+                rescan=settings.rescan,
+                keep=settings.keep,
             )
             outcome = GuestManager(client, wanted, settings).run()
             result = result_of(outcome)

@@ -294,6 +294,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_recovery import set
 from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Rescan
 from ansible_collections.nhi.core.plugins.module_utils.guest_restore import wish_from_params as restore_from_params
 from ansible_collections.nhi.core.plugins.module_utils.guest_restore_manager import RestoreManager
+from ansible_collections.nhi.core.plugins.module_utils.history_keeper import Keeper
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **PROXMOX_ARGS,
@@ -330,7 +331,8 @@ def run_from_params(
     admission = admission_from_params(params, ARGUMENT_SPEC, "nhi_vm_backup", graph, check_mode=check)
     guards = guards_from_params(params, graph, read_known(Path(params["state_dir"])), admission)
     rescan = Rescan(Path(params["state_dir"]), endpoint, "nhi_vm_backup")
-    return BackupRun(check, params["wait_timeout"], guards, rescan, tell)
+    keep = Keeper(Path(params["state_dir"]), "nhi_vm_backup", tell)
+    return BackupRun(check, params["wait_timeout"], guards, rescan, tell, keep)
 
 
 def work(client: ProxmoxClient, params: dict[str, Any], run: BackupRun) -> BackupOutcome:
@@ -365,7 +367,9 @@ def main() -> None:
         run = run_from_params(module.params, endpoint, module.warn, check=module.check_mode)
         with ProxmoxClient(endpoint) as client:
             state_dir = Path(module.params["state_dir"])
-            recovered = settle(client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=run.rescan)
+            recovered = settle(
+                client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=run.rescan, keep=run.keep
+            )
             outcome = work(client, module.params, run)
     except NHIError as e:
         module.fail_json(msg=str(e))

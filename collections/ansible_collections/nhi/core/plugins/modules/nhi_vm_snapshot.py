@@ -214,6 +214,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_snapshot_manager im
     SnapshotOutcome,
     SnapshotRun,
 )
+from ansible_collections.nhi.core.plugins.module_utils.history_keeper import Keeper
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **PROXMOX_ARGS,
@@ -247,9 +248,12 @@ def main() -> None:
         rescan = Rescan(state_dir, endpoint, "nhi_vm_snapshot")
         admission = admission_from_params(params, ARGUMENT_SPEC, "nhi_vm_snapshot", graph, check_mode=module.check_mode)
         guards = guards_from_params(params, graph, read_known(state_dir), admission)
-        run = SnapshotRun(guards, module.check_mode, params["wait_timeout"], rescan, module.warn)
+        keep = Keeper(state_dir, "nhi_vm_snapshot", module.warn)
+        run = SnapshotRun(guards, module.check_mode, params["wait_timeout"], rescan, module.warn, keep)
         with ProxmoxClient(endpoint) as client:
-            recovered = settle(client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=rescan)
+            recovered = settle(
+                client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=rescan, keep=keep
+            )
             outcome = SnapshotManager(client, wish_from_params(params), run).run()
     except NHIError as e:
         module.fail_json(msg=str(e))

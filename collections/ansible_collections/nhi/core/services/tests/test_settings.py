@@ -116,7 +116,10 @@ def test_a_file_that_nobody_named_may_be_missing_and_a_named_one_may_not(tmp_pat
     ("text", "message"),
     [
         ("x", "is not TOML"),
-        ("colour = 1", "colour in .* is not a setting: use dependency_graph, proxmox, restart, scan, state_dir"),
+        (
+            "colour = 1",
+            "colour in .* is not a setting: use dependency_graph, history, proxmox, restart, scan, state_dir",
+        ),
         ("scan = 1", r"scan in .* must be a table"),
         ("state_dir = 1", "state_dir in .* must be of type str, not int"),
         ("[proxmox]\nhost = 'x'", r"host in \[proxmox\] of .* is not a setting"),

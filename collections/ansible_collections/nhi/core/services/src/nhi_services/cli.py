@@ -19,6 +19,7 @@ from ansible_collections.nhi.core.plugins.module_utils.about import VERSION
 from ansible_collections.nhi.core.plugins.module_utils.dependency_report import named
 from ansible_collections.nhi.core.plugins.module_utils.deployment import unfinished
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.moments import in_words
 from ansible_collections.nhi.core.plugins.module_utils.plan_store import PlanStore
 from ansible_collections.nhi.core.plugins.module_utils.restart_plan import RestartWish
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
@@ -26,6 +27,8 @@ from ansible_collections.nhi.core.plugins.module_utils.state_document import utc
 
 from nhi_services import (
     deps_command,
+    history_cli,
+    history_commands,
     plan_command,
     restart_command,
     scan_command,
@@ -35,6 +38,7 @@ from nhi_services import (
 from nhi_services.settings import Settings, SettingsError, read_secret, read_settings
 from nhi_services.status import render, status_of
 from nhi_services.table import screen_of
+from nhi_services.words import printable
 
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
@@ -88,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_restart(commands)
     _add_scan(commands)
     _add_state(commands)
+    history_cli.add_history(commands, _add)
     _add_plans(commands)
     _add_freeze(commands)
     return parser
@@ -155,7 +160,11 @@ def _add_state(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser = _add(actions, "show", "Show the state, or what a path in it names.", _show)
     parser.add_argument("path", nargs="?", metavar="PATH", help="a JMESPath expression")
+    parser.add_argument(
+        "--at", metavar="MOMENT", help="the state at a past moment: 'yesterday 14:00', 2026-11-26T14:00"
+    )
     parser.add_argument("--json", action="store_true", help="print texts and nothing as JSON too")
+    history_cli.add_restore(actions, _add)
 
 
 def _add_plans(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -235,7 +244,16 @@ def _validate(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _show(settings: Settings, arguments: argparse.Namespace) -> None:
-    print(state_commands.show(StateStore(settings.state_dir), arguments.path, as_json=arguments.json))
+    if arguments.at is None:
+        store = StateStore(settings.state_dir)
+        document, where = store.read().document, str(store.path)
+    else:
+        view = history_commands.view(settings, arguments.at)
+        document, where = view.document, view.source
+        # Beside the document, which programs read.
+        told = [f"{where}, as it was {in_words(view.at)}", *view.lines()]
+        print("\n".join(map(printable, told)), file=sys.stderr)
+    print(state_commands.show(document, where, arguments.path, as_json=arguments.json))
 
 
 def _plans(settings: Settings, arguments: argparse.Namespace) -> None:

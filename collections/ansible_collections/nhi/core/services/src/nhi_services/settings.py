@@ -8,11 +8,12 @@ from __future__ import annotations
 import stat
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.errors import HistoryError, NHIError
+from ansible_collections.nhi.core.plugins.module_utils.retention import Retention
 from ansible_collections.nhi.core.plugins.module_utils.scan_options import ScanOptions
 
 DEFAULT_FILE: Final = Path("/etc/nhi/nhi.toml")
@@ -59,6 +60,7 @@ class Settings:
     catalogue: tuple[str, ...] = ()
     dependency_graph: str | None = None
     restart: Mapping[str, Any] = field(default_factory=dict)
+    retention: Retention = field(default_factory=Retention)
 
 
 def read_settings(
@@ -68,8 +70,10 @@ def read_settings(
     configured = environment.get("NHI_CONFIG")
     path = file or (Path(configured) if configured else DEFAULT_FILE)
     content = _read_file(path, required=file is not None or bool(configured))
-    _refuse_unknown(content, ("state_dir", "dependency_graph", "proxmox", "restart", "scan"), str(path))
-    proxmox, scan, restart = (_table(content, name, path) for name in ("proxmox", "scan", "restart"))
+    _refuse_unknown(content, ("state_dir", "dependency_graph", "proxmox", "restart", "scan", "history"), str(path))
+    proxmox, scan, restart, history = (
+        _table(content, name, path) for name in ("proxmox", "scan", "restart", "history")
+    )
     defaults = _scan_defaults()
     _refuse_unknown(proxmox, (*_PROXMOX_VARIABLES, "api_token_secret_file"), f"[proxmox] of {path}")
     _refuse_unknown(scan, (*defaults, "catalogue"), f"[scan] of {path}")
@@ -92,6 +96,7 @@ def read_settings(
         catalogue=_catalogue(scan, path),
         dependency_graph=_dependency_graph(environment, content, path),
         restart=_restart(environment, restart, path),
+        retention=_retention(history, path),
     )
 
 
@@ -119,6 +124,14 @@ def _scan_defaults() -> dict[str, Any]:
         "address_ttl_seconds": options.lifetimes.address_seconds,
         "dead_agent_ttl_seconds": options.lifetimes.dead_agent_seconds,
     }
+
+
+def _retention(history: Mapping[str, Any], path: Path) -> Retention:
+    _refuse_unknown(history, tuple(asdict(Retention())), f"[history] of {path}")
+    try:
+        return Retention(**{name: _typed(value, int, name, path) for name, value in history.items()})
+    except HistoryError as error:
+        raise SettingsError(f"[history] of {path}: {error}") from error
 
 
 def _read_file(path: Path, *, required: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ansible_collections.nhi.core.plugins.module_utils.state import StateSnapshot, StateStore
+    from ansible_collections.nhi.core.plugins.module_utils.state_document import Document
 
 
 def validate(store: StateStore, *, regenerate: bool, verbose: bool) -> Iterator[str]:
@@ -61,14 +62,13 @@ def _details(snapshot: StateSnapshot) -> Iterator[str]:
     yield "holds        " + ", ".join(amount(number, name) for name, number in counts(snapshot.document).items())
 
 
-def show(store: StateStore, path: str | None, *, as_json: bool) -> str:
-    """The whole document, or what path names in it: a text as it is, anything else as JSON."""
-    document = store.read().document
+def show(document: Document, where: str, path: str | None, *, as_json: bool) -> str:
+    """The whole document, or what path names in it: a text as it is, anything else as JSON. where is for messages."""
     value = document if path is None else look_up(document, path)
     if as_json or not (value is None or isinstance(value, str)):
         return as_text(value)
     if value is None:
-        raise StateError(f"{path!r} names nothing in {store.path}; with --json that is null.")
+        raise StateError(f"{path!r} names nothing in {where}; with --json that is null.")
     return value
 
 

@@ -205,7 +205,7 @@ def test_a_freeze_stops_restarts_and_lets_scheduled_ones_wait(lab: Lab) -> None:
     lab.make_due()
     freeze(lab.directory, "luca", "something is odd")
     with pytest.raises(FrozenError, match="something is odd"):
-        lab.request("redis")
+        lab.request("redis-cache")
     assert lab.restarts().run_due() == []
     assert lab.done() == []
     assert "something is odd" in lab.told[-1]

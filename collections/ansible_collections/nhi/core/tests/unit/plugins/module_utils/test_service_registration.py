@@ -60,6 +60,20 @@ def test_a_service_that_is_well_is_written_down_and_then_scanned(records: Servic
     assert (again.changed, again.registered) == (False, False)
 
 
+def test_the_state_is_kept_before_something_is_registered_or_forgotten(records: ServiceRecords, tmp_path: Path) -> None:
+    kept: list[tuple[str, int]] = []
+
+    def keep(what: str) -> None:
+        kept.append((what, len(written(tmp_path))))
+
+    for _twice in range(2):
+        register(records, REDIS, GRAPH, 1.0, lambda: None, keep=keep)
+    for _twice in range(2):
+        unregister(records, lambda: None, keep=keep)
+    unregister(records, None, keep=keep)
+    assert kept == [("redis on redis-cache registered", 0), ("redis-cache forgotten", 2)]
+
+
 def test_it_is_part_of_the_graph_that_a_person_wrote_and_that_stays_as_it_is(
     records: ServiceRecords, tmp_path: Path
 ) -> None:

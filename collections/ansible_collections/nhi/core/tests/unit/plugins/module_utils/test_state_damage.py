@@ -11,6 +11,7 @@ import os
 import resource
 import stat
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -23,6 +24,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import (
     StateMissingError,
 )
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
+from ansible_collections.nhi.core.tests.unit.plugins.module_utils.histories import NOW, damage, take
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import (
     full_document,
 )
@@ -114,14 +116,11 @@ def test_damage_is_one_line_for_readers_and_stops_writers(written: StateStore, d
 
 
 def test_corruption_names_the_newest_valid_snapshot(written: StateStore) -> None:
-    history = written.directory / "state_history"
-    history.mkdir()
-    good = written.path.read_bytes()
-    for name in ("state_2026-01-19_14-00.json", "state_CRITICAL_2026-01-19_15-00.json"):
-        (history / name).write_bytes(good)
-    (history / "state_2026-01-19_16-00.json").write_bytes(good[:100])
+    take(written.directory, "old", NOW - timedelta(hours=2))
+    take(written.directory, "newer", NOW - timedelta(hours=1), critical=True)
+    damage(take(written.directory, "newest", NOW))
     truncated(written.path)
-    with pytest.raises(StateCorruptError, match=r"snapshot: .*state_CRITICAL_2026-01-19_15-00\.json\.$"):
+    with pytest.raises(StateCorruptError, match=r"snapshot: .*state_CRITICAL_2026-11-27_11-00\.json\.$"):
         written.read()
 
 
