@@ -69,6 +69,12 @@ def guests(operator: Operator) -> dict[str, dict[str, Any]]:
     return {g["name"]: g for g in operator.state()["infrastructure"]["guests"]}
 
 
+def guest_of(output: str) -> str:
+    said = re.search(r"redis is available at ([\d.]+):6379", output)
+    assert said, output[-2000:]
+    return said[1]
+
+
 def redis_says(address: str, line: str) -> str:
     with socket.create_connection((address, 6379), timeout=3) as connection:
         connection.sendall(line.encode() + b"\r\n")
@@ -109,13 +115,15 @@ def test_the_service_a_second_time_changes_nothing(journey: Operator) -> None:
 
 
 def test_killed_before_the_server_read_its_configuration_the_same_command_finishes_it(journey: Operator) -> None:
-    """Until its restart a new server listens on loopback only, and no file is left to change in the second run."""
+    """The file is as it should be then, so that nothing in it tells the second run that the server runs without it."""
     asked = ("-e", "service=redis", "-e", "purpose=queue")
+    address = guest_of(succeeded(journey.playbook("service.yml", *asked)))
+    assert redis_says(address, "CONFIG GET databases").split()[-1] == "16"
+    asked = (*asked, "-e", "redis_databases=20")
     journey.kill_playbook("RUNNING HANDLER [nhi.core.redis : Restart Redis]", "service.yml", *asked)
-    output = succeeded(journey.playbook("service.yml", *asked))
-    said = re.search(r"redis is available at ([\d.]+):6379", output)
-    assert said, output[-2000:]
-    assert redis_says(said[1], "PING").startswith("+PONG")
+    assert redis_says(address, "CONFIG GET databases").split()[-1] == "16"
+    assert guest_of(succeeded(journey.playbook("service.yml", *asked))) == address
+    assert redis_says(address, "CONFIG GET databases").split()[-1] == "20"
     assert set(changes(succeeded(journey.playbook("service.yml", *asked))).values()) == {0}
     succeeded(journey.playbook("service.yml", *asked, "-e", "state=absent", "-e", "confirm=redis-queue"))
 
