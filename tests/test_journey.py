@@ -119,12 +119,12 @@ def test_killed_before_the_server_read_its_configuration_the_same_command_finish
     asked = ("-e", "service=redis", "-e", "purpose=queue")
     address = guest_of(succeeded(journey.playbook("service.yml", *asked)))
     assert redis_says(address, "CONFIG GET databases").split()[-1] == "16"
-    asked = (*asked, "-e", "redis_databases=20")
-    journey.kill_playbook("RUNNING HANDLER [nhi.core.redis : Restart Redis]", "service.yml", *asked)
+    changed = (*asked, "-e", "redis_databases=20")
+    journey.kill_playbook("RUNNING HANDLER [nhi.core.redis : Restart Redis]", "service.yml", *changed)
     assert redis_says(address, "CONFIG GET databases").split()[-1] == "16"
-    assert guest_of(succeeded(journey.playbook("service.yml", *asked))) == address
+    assert guest_of(succeeded(journey.playbook("service.yml", *changed))) == address
     assert redis_says(address, "CONFIG GET databases").split()[-1] == "20"
-    assert set(changes(succeeded(journey.playbook("service.yml", *asked))).values()) == {0}
+    assert set(changes(succeeded(journey.playbook("service.yml", *changed))).values()) == {0}
     succeeded(journey.playbook("service.yml", *asked, "-e", "state=absent", "-e", "confirm=redis-queue"))
 
 

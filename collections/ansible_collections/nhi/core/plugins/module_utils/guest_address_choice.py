@@ -15,7 +15,7 @@ from .errors import AllocationError, PreflightError
 from .guest import Check
 from .guest_addresses import TakenAddresses
 from .guest_network import WantedNetwork
-from .neighbours import is_used, neighbour
+from .neighbours import Neighbour, is_used, neighbour
 from .reservations import Held
 
 # After which the kernel has asked a neighbour again that it remembers, and forgotten one that is gone.
@@ -69,6 +69,7 @@ class AddressChooser:
         # Of those that were asked for on the wire.
         self._in_use: dict[Address, bool] = dict.fromkeys(handed, False)
         self._departed: dict[Address, frozenset[str]] = {}
+        self._known: dict[Address, Neighbour | None] = {}  # to the kernel, when nobody had answered
 
     def choose(self, held: Held, hint: int | None) -> Given:
         """What can be had, knowing what others hold; PreflightError with everything that can not."""
@@ -95,6 +96,16 @@ class AddressChooser:
         if refused:
             raise PreflightError("; ".join(refused))
         return not again
+
+    def refuse_latecomers(self) -> None:
+        """PreflightError when somebody has answered after all, since the addresses were asked for."""
+        for address, then in self._known.items():
+            now = neighbour(address)
+            if now is not None and now != then and now.mac not in self._guest.macs:
+                raise PreflightError(
+                    f"{address} is in use on the network by {now.mac}, which took long to answer, although no guest"
+                    " known here has it: the guest was not started, run the same again"
+                )
 
     def interfaces(self, four: Mapping[int, IPv4Address]) -> dict[int, IPv4Interface]:
         """Chosen addresses with the prefix lengths of their subnets."""
@@ -178,6 +189,7 @@ class AddressChooser:
     def _is_foreign(self, address: Address, patience: float) -> bool:
         departed = self._taken.departed | self._departed.get(address, frozenset())
         if not is_used(address, departed, patience=patience):
+            self._known[address] = neighbour(address)
             return False
         known = neighbour(address) if self._guest.macs else None
         return known is None or known.mac not in self._guest.macs  # a guest may have leased what it is to keep

@@ -45,6 +45,8 @@ class GuestChange:
         self._journal = journal
         self._interrupts = interrupts
         self._patience = patience
+        # Called when a new guest is complete but for being started: the last moment to find that it must not be.
+        self.before_start: Callable[[], None] = lambda: None
 
     def create(self, plan: GuestPlan, place: Placement) -> str | None:
         """Make the guest and return its address; AlreadyExistsError when somebody else just took the VMID."""
@@ -98,6 +100,7 @@ class GuestChange:
         elif action.kind == RESIZE:
             self._grow_clone(kind, place)
         elif action.kind == START:
+            self.before_start()
             self._start(self._reread(kind, place.node, place.vmid))
 
     def _create(self, how: str, kind: str, place: Placement) -> None:

@@ -197,6 +197,7 @@ class GuestManager(GuestRun):
             self.admit(cluster, plan)
             while True:
                 changer = self.changer(new.wanted)
+                changer.before_start = new.refuse_latecomers
                 self.settings.announce(self.operation)
                 try:
                     address = changer.create(plan, place)

@@ -78,6 +78,10 @@ class NewGuest:
         self._allocator.vmid_taken(vmid)
         return self.reserve()
 
+    def refuse_latecomers(self) -> None:
+        """PreflightError when a reserved address proves to be taken; asked while nothing uses it yet."""
+        self._allocator.refuse_latecomers()
+
     def bind(self, plan: GuestPlan, place: Placement, address: str | None) -> dict[str, Any]:
         """The guest was made: tell the ledger and the plan how to know it again, and return its facts."""
         run, facts = self._run, {**plan.after, "address": address}

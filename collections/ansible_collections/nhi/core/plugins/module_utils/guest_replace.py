@@ -44,6 +44,7 @@ class Replacement:
             return outcome
         plan.refuse_if_failed()
         changer = GuestReplacement(run.api, new.wanted, run.journal, run.interrupts, run.settings.patience)
+        changer.before_start = new.refuse_latecomers
         with run.releasing():
             creation, place = new.reserve()
             run.admit(self.cluster, self._plan(creation), found, REPLACE)

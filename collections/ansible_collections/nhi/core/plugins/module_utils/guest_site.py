@@ -300,6 +300,10 @@ class Allocator:
         """What to say of the addresses that were chosen."""
         return self._addresses.warnings
 
+    def refuse_latecomers(self) -> None:
+        """PreflightError when a chosen address proves to be taken by somebody who is slow to answer."""
+        self._addresses.refuse_latecomers()
+
     def interfaces(self, choice: Choice) -> dict[int, IPv4Interface]:
         """The chosen addresses with their prefix lengths, by the number of their interface."""
         return self._addresses.interfaces(choice.addresses)

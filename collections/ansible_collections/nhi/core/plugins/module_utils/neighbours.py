@@ -18,8 +18,9 @@ from .addresses import Address
 from .neighbours6 import is_on_link, known_neighbour, solicit
 
 _PROBE_PORT = 22
-# A neighbour answers ARP within milliseconds; one on a wireless network that sleeps, within its next beacons.
-_PROBE_SECONDS = 0.35
+# A neighbour answers ARP within milliseconds. For one that takes longer the kernel goes on asking, and remembers it.
+_PROBE_SECONDS = 0.1
+_ASK_SECONDS = 0.5
 _TABLE = Path("/proc/net/arp")
 _COMPLETE = 0x2
 _PAUSE_SECONDS = 0.25
@@ -93,7 +94,7 @@ def neighbour(address: Address, table: Path = _TABLE) -> Neighbour | None:
     return None
 
 
-def still_there(address: Address, known: Neighbour, *, seconds: float = _PROBE_SECONDS) -> bool | None:
+def still_there(address: Address, known: Neighbour, *, seconds: float = _ASK_SECONDS) -> bool | None:
     """Whether somebody answers for the address now; None when this may not be asked."""
     try:
         if isinstance(address, IPv6Address):

@@ -325,3 +325,22 @@ def test_only_addresses_of_networks_of_this_host_are_asked_for(tmp_path: Path, a
     path.write_text(ROUTES)
     assert is_on_link(IPv6Address(address), path) == there
     assert not is_on_link(IPv6Address(address), tmp_path / "none")
+
+
+def test_a_host_that_is_slow_to_answer_is_found_before_the_guest_starts(
+    lab: GuestLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the guest is made the kernel goes on asking; the run that follows finds the host at once."""
+    answered = iter([None, Neighbour("02:00:00:00:00:99", "vmbr0")])
+    monkeypatch.setattr(guest_address_choice, "is_used", lambda *_, **__: False)
+    monkeypatch.setattr(guest_address_choice, "neighbour", lambda _address: next(answered))
+    with pytest.raises(GuestChangeError, match=r"in use on the network by 02:00:00:00:00:99.*run the same again"):
+        lab.run(REDIS)
+    assert not lab.pve.guests
+    assert lab.reserved() == []
+    assert not any("start" in path for _method, path, _params in lab.pve.calls)
+    monkeypatch.setattr(guest_address_choice, "is_used", lambda address, *_, **__: str(address) == "10.99.0.105")
+    monkeypatch.setattr(guest_address_choice, "neighbour", lambda _address: None)
+    vm = lab.run(REDIS).vm
+    assert vm is not None
+    assert vm["address"] != "10.99.0.105"
