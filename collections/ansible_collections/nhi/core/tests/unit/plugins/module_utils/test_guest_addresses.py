@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils import guest_address_choice, neighbours
-from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, PreflightError, ProxmoxError
+from ansible_collections.nhi.core.plugins.module_utils.errors import (
+    GuestChangeError,
+    NHIError,
+    PreflightError,
+    ProxmoxError,
+)
 from ansible_collections.nhi.core.plugins.module_utils.neighbours import Neighbour, is_used, neighbour, still_there
 from ansible_collections.nhi.core.plugins.module_utils.neighbours6 import is_on_link
 from ansible_collections.nhi.core.plugins.module_utils.reservations import Choice, Reservations
