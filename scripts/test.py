@@ -30,20 +30,20 @@ class Suite:
 
 def pytest(marks: str, *paths: str | Path) -> list[str | Path]:
     """The command that runs marked tests and names the slowest."""
-    return ["python", "-m", "pytest", "-q", "--durations=5", "-m", marks, *paths]
+    return ["python", "-m", "pytest", "-q", "--durations=8", "-m", marks, *paths]
 
 
 def suites() -> list[Suite]:
     """All suites in the order in which they run: what fails fast comes first.
 
-    Tests in memory wait more than they work, so two files run at a time. Containers do not.
+    Tests in memory wait more than they work, so several files run at a time. Containers do not.
     """
     places = ("lab/tests", CORE / "tests/unit", CORE / "services/tests", "tests")
-    two = ("-n", "2", "--dist", "loadfile")
+    two, three = (("-n", str(workers), "--dist", "loadfile") for workers in (2, 3))
     return [
         Suite("check", "linters, types, sanity, documentation, fast tests", ["python", SCRIPTS / "check.py", "all"]),
         Suite("slow", "crash tests and races", pytest("slow and not lxc and not e2e", *two, *places)),
-        Suite("e2e", "journeys against a lab in memory", pytest("e2e and not lxc", *two, "tests")),
+        Suite("e2e", "journeys against a lab in memory", pytest("e2e and not lxc", *three, "tests")),
         Suite("lxc", "the lab and the journeys on real containers", pytest("lxc", *places), root_only=True),
         Suite("molecule", "the roles on real containers", ["python", SCRIPTS / "molecule.py"], root_only=True),
     ]
