@@ -116,8 +116,9 @@ class Policy:
         return person in self.operators and person != actor
 
     def budget(self, actor: str) -> Mapping[str, int]:
-        """Limits of one actor: those of all where none are its own."""
-        return {**self.budgets.get("default", {}), **self.actor_budgets.get(actor, {})}
+        """Limits of one actor: those of all where none are its own; an operator has only those of its own."""
+        default = {} if actor in self.operators else self.budgets.get("default", {})
+        return {**default, **self.actor_budgets.get(actor, {})}
 
     @property
     def total_budget(self) -> Mapping[str, int]:

@@ -115,6 +115,7 @@ def test_budgets_of_an_actor_stand_over_those_of_all() -> None:
     policy = parse_policy(DATA)
     assert policy.budget("aider") == {"guests": 9, "cores": 8}
     assert policy.budget("other") == {"guests": 5}
+    assert policy.budget("root") == {}
     assert policy.total_budget == {"guests": 50}
 
 
