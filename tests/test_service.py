@@ -454,7 +454,9 @@ def test_a_removal_killed_anywhere_is_seen_and_finished_by_the_same_command(lab:
     killed_at(lab, task, *absent)
     cut_off = 0 < number <= REMOVES.index("Write down that it is removed")
     listing = succeeded(lab.playbook("list_services.yml"))
-    assert (f"The removal of {guest} (notes) was cut off" in " ".join(listing.split())) is cut_off
+    seen = f"The removal of {guest} (notes) was cut off" in " ".join(listing.split())
+    # The last one may be quicker than the kill: then nothing is left to be seen.
+    assert seen is cut_off or (task == "Write down that it is removed" and left_of(lab, guest) == [])
     assert tasks_of(succeeded(lab.playbook("service.yml", *absent))) == list(REMOVES)
     assert left_of(lab, guest) == []
 
