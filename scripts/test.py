@@ -36,7 +36,7 @@ def pytest(marks: str, *paths: str | Path) -> list[str | Path]:
 def suites() -> list[Suite]:
     """All suites in the order in which they run: what fails fast comes first.
 
-    Tests in memory wait more than they work, so several files run at a time. Containers do not.
+    Tests in memory wait more than they work, so several files run at a time, and two of those with containers.
     """
     places = ("lab/tests", CORE / "tests/unit", CORE / "services/tests", "tests")
     two, three = (("-n", str(workers), "--dist", "loadfile") for workers in (2, 3))
@@ -44,7 +44,7 @@ def suites() -> list[Suite]:
         Suite("check", "linters, types, sanity, documentation, fast tests", ["python", SCRIPTS / "check.py", "all"]),
         Suite("slow", "crash tests and races", pytest("slow and not lxc and not e2e", *two, *places)),
         Suite("e2e", "journeys against a lab in memory", pytest("e2e and not lxc", *three, "tests")),
-        Suite("lxc", "the lab and the journeys on real containers", pytest("lxc", *places), root_only=True),
+        Suite("lxc", "the lab and the journeys on real containers", pytest("lxc", *two, *places), root_only=True),
         Suite("molecule", "the roles on real containers", ["python", SCRIPTS / "molecule.py"], root_only=True),
     ]
 
