@@ -75,6 +75,8 @@ def backups(operator: Operator) -> list[str]:
     return [b["volid"] for b in found["backups"]]
 
 
+# The longest ones, of the same steps: one is killed at each, of the other each answer is lost.
+CONTAINER_REPLACED, MACHINE_REPLACED = "replace a container", "replace a machine by a smaller clone"
 CHANGES = {
     "create a container": Change("nhi_vm", lambda _: CREATE, moments=14),
     "clone a machine": Change(
@@ -115,8 +117,8 @@ CHANGES = {
     "destroy a running guest": Change(
         "nhi_vm", lambda _: {"name": SUBJECT, "state": "absent", "confirm": SUBJECT}, before=made(PLAIN), moments=9
     ),
-    "replace a container": Change("nhi_vm", lambda _: REPLACE, before=made({**PLAIN, "onboot": True}), moments=30),
-    "replace a machine by a smaller clone": Change(
+    CONTAINER_REPLACED: Change("nhi_vm", lambda _: REPLACE, before=made({**PLAIN, "onboot": True}), moments=30),
+    MACHINE_REPLACED: Change(
         "nhi_vm",
         lambda _: {**REPLACE, "type": "qemu", "template": str(TEMPLATE), "disk": 4, "protection": False, "wait": False},
         before=made({**PLAIN, "type": "qemu", "template": str(TEMPLATE), "disk": 5, "wait": False, "onboot": True}),
@@ -234,7 +236,7 @@ def without(found: World, facts: frozenset[str]) -> World:
     return {vmid: {k: v for k, v in guest.items() if k not in facts} for vmid, guest in found.items()}
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", [name for name in CHANGES if name != MACHINE_REPLACED])
 def test_killed_at_each_step_the_next_run_undoes_or_finishes_it(lab: Operator, name: str) -> None:
     change = CHANGES[name]
     before, reference, after = played(lab, change)
@@ -258,7 +260,7 @@ def test_killed_at_each_step_the_next_run_undoes_or_finishes_it(lab: Operator, n
     clear(lab)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", [name for name in CHANGES if name != CONTAINER_REPLACED])
 def test_with_each_answer_lost_it_is_done_or_undone(lab: Operator, name: str) -> None:
     change = CHANGES[name]
     before, reference, after = played(lab, change)
