@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from .errors import BudgetError, StateError
-from .files import discard, explain, read_if_exists, sync_directory, write_new
+from .files import explain, read_if_exists, replace_file
 from .lock import FileLock
 
 FILE_NAME, LOCK_NAME = "budgets.json", "budgets.lock"
@@ -156,13 +156,9 @@ class BudgetLedger:
 
     def _write(self, entries: Iterable[Entry]) -> None:
         data = {"schema_version": 1, "entries": [asdict(entry) for entry in entries]}
-        aside = self._path.with_suffix(".new")
         try:
-            write_new(aside, json.dumps(data, sort_keys=True).encode() + b"\n", 0o640)
-            aside.rename(self._path)
-            sync_directory(self._directory)
+            replace_file(self._path, json.dumps(data, sort_keys=True).encode() + b"\n", 0o640)
         except OSError as e:
-            discard(aside)
             raise StateError(f"{self._path} can not be written: {explain(e)}; nothing was done, make room") from e
 
 

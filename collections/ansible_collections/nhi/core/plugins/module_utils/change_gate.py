@@ -87,9 +87,10 @@ class Gate:
     def issue(self, change: Change) -> Issued:
         """Make a plan of a dry run; BudgetError for an actor who has too many that could still be applied."""
         now = self._now()
-        for who, limits in ((self.actor, self._policy.budget(self.actor)), (None, self._policy.total_budget)):
-            limit = limits.get("outstanding_plans")
-            there = len(self._store.outstanding(now, who)) if limit is not None else 0
+        waiting = self._store.outstanding(now)
+        for who in (self.actor, None):
+            limit = self._limits(who).get("outstanding_plans")
+            there = sum(who in (None, plan.body.actor) for plan in waiting)
             if limit is not None and there >= limit:
                 raise BudgetError(over_budget(who, "outstanding_plans", limit, there, 1))
         decision, body = self.decide(change), self._body(change, now, secrets.token_hex(16))

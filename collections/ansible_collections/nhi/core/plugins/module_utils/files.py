@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,6 +37,33 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Give a file a new content that survives a crash: a reader, or whoever comes after one, finds all of one or other.
+
+    For files of which one process at a time writes. OSError leaves the file as it was, and nothing beside it.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        write_new(aside, data, mode)
+        aside.replace(path)
+    except OSError:
+        discard(aside)
+        raise
+    sync_directory(path.parent)
+
+
+def write_once(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file that is not there; FileExistsError for all but the first of several who do so at once."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        write_new(aside, data, mode)
+        # A link is never made over a file that is there.
+        os.link(aside, path)
+        sync_directory(path.parent)
+    finally:
+        discard(aside)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

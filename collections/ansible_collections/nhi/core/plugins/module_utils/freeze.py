@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import FrozenError, StateError
-from .files import explain, read_if_exists, sync_directory, write_new
+from .files import explain, read_if_exists, replace_file, sync_directory
 
 NAME = "FREEZE"
 HOW_TO_END = "an operator ends it with: nhi unfreeze"
@@ -56,11 +56,8 @@ def freeze(state_dir: Path, by: str, reason: str) -> Freeze:
     if there := frozen(state_dir):
         return there
     new = Freeze(by, datetime.now(UTC).isoformat(timespec="seconds"), " ".join(reason.split()))
-    aside = state_dir / f"{NAME}.new"
     try:
-        write_new(aside, json.dumps(asdict(new), sort_keys=True).encode() + b"\n")
-        aside.rename(state_dir / NAME)
-        sync_directory(state_dir)
+        replace_file(state_dir / NAME, json.dumps(asdict(new), sort_keys=True).encode() + b"\n")
     except OSError as e:
         raise StateError(f"{state_dir / NAME} can not be written: {explain(e)}; changes are NOT frozen") from e
     return new

@@ -19,11 +19,12 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .errors import PlanError, StateError
-from .files import discard, explain, sync_directory, write_new
+from .files import discard, explain, replace_file, write_once
 from .plan_seal import PlanBody, check_seal, is_plan_id, seal
 from .policy import APPROVE, Policy
 
@@ -83,7 +84,7 @@ class PlanStore:
         self.directory = state_dir / DIRECTORY
         self._key_path = state_dir / KEY_NAME
 
-    @property
+    @cached_property
     def key(self) -> bytes:
         """The key of the seals, made at first use; StateError when it can not be had."""
         for _try in range(2):
@@ -107,7 +108,7 @@ class PlanStore:
         data = {"decision": decision, "reason": reason, "plan": body.as_dict()}
         try:
             self.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._write(self._path(plan_id), data)
+            replace_file(self._path(plan_id), json.dumps(data, sort_keys=True, default=str).encode() + b"\n", 0o640)
         except OSError as e:
             raise StateError(
                 f"{self.directory} can not be written: {explain(e)}; correct state_dir or its owner"
@@ -136,10 +137,9 @@ class PlanStore:
                 plans.append(self.get(path.stem))
         return sorted(plans, key=lambda plan: (plan.body.created_at, plan.plan_id))
 
-    def outstanding(self, now: datetime, actor: str | None = None) -> list[StoredPlan]:
-        """Plans that could still be applied, of one actor or of all."""
-        mine = (plan for plan in self.all() if actor is None or plan.body.actor == actor)
-        return [plan for plan in mine if plan.status(now) in (WAITING, READY, APPROVED)]
+    def outstanding(self, now: datetime) -> list[StoredPlan]:
+        """Plans that could still be applied."""
+        return [plan for plan in self.all() if plan.status(now) in (WAITING, READY, APPROVED)]
 
     def approve(self, plan_id: str, person: str, policy: Policy, now: datetime) -> StoredPlan:
         """Let a plan be applied; PlanError unless the policy lets this person approve it now."""
@@ -214,40 +214,20 @@ class PlanStore:
     def _mark(self, plan_id: str, name: str, mark: Mark, too_late: str) -> None:
         path = self.directory / f"{plan_id}.{name}"
         data = {"by": mark.by, "at": mark.at, "note": mark.note, "mac": self._mac(plan_id, name, mark)}
-        aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
-            write_new(aside, json.dumps(data, sort_keys=True).encode(), 0o640)
-            # A link is never made over a file that is there: of several at once, one wins.
-            os.link(aside, path)
-            sync_directory(self.directory)
+            write_once(path, json.dumps(data, sort_keys=True).encode(), 0o640)
         except FileExistsError:
             raise PlanError(too_late) from None
         except OSError as e:
             raise StateError(f"{path} can not be written: {explain(e)}; nothing was done") from e
-        finally:
-            discard(aside)
 
     def _mac(self, plan_id: str, name: str, mark: Mark) -> str:
         text = json.dumps([name, plan_id, mark.by, mark.at]).encode()
         return hmac.new(self.key, text, hashlib.sha256).hexdigest()
 
-    def _write(self, path: Path, data: Mapping[str, Any]) -> None:
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            write_new(aside, json.dumps(data, sort_keys=True, default=str).encode() + b"\n", 0o640)
-            aside.rename(path)
-            sync_directory(self.directory)
-        finally:
-            discard(aside)
-
     def _make_key(self) -> None:
-        aside = self._key_path.with_name(f".{KEY_NAME}.{os.getpid()}")
         try:
-            write_new(aside, secrets.token_bytes(_KEY_BYTES), 0o600)
             with contextlib.suppress(FileExistsError):
-                os.link(aside, self._key_path)
-            sync_directory(self._key_path.parent)
+                write_once(self._key_path, secrets.token_bytes(_KEY_BYTES), 0o600)
         except OSError as e:
             raise StateError(f"{self._key_path} can not be made: {explain(e)}; correct state_dir or its owner") from e
-        finally:
-            discard(aside)

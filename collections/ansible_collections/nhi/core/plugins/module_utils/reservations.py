@@ -23,7 +23,7 @@ from typing import Any
 
 from .addresses import Address
 from .errors import NHIError, PreflightError, StateError
-from .files import discard, explain, read_if_exists, sync_directory, write_new
+from .files import explain, read_if_exists, replace_file
 from .guest_capacity import Ask, Asked
 from .guest_spec import aside_name
 from .journal import path_of
@@ -291,14 +291,7 @@ class Reservations:
 
     def _write(self, reservations: list[Reservation]) -> None:
         document = {"schema_version": _VERSION, "reservations": [asdict(r) for r in reservations]}
-        new = self._path.with_suffix(".json.tmp")
-        try:
-            write_new(new, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
-            new.replace(self._path)
-        except OSError:
-            discard(new)
-            raise
-        sync_directory(self.directory)
+        replace_file(self._path, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _staying(lines: list[Reservation], leaving: tuple[str, int] | None) -> list[Reservation]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PreflightError, StateError
-from .files import discard, explain, sync_directory, write_new
+from .files import discard, explain, replace_file, sync_directory
 from .lock import FileLock
 from .restart_history import DIRECTORY
 from .restart_plan import RestartWish
@@ -181,13 +181,9 @@ class RestartJobs:
 
     def _write(self, job: Job) -> None:
         path = self.directory / f"{job.id}.json"
-        new = path.with_suffix(".new")
         try:
-            write_new(new, json.dumps(job.as_dict(), indent=2, sort_keys=True).encode() + b"\n")
-            new.replace(path)
-            sync_directory(self.directory)
+            replace_file(path, json.dumps(job.as_dict(), indent=2, sort_keys=True).encode() + b"\n")
         except OSError as e:
-            discard(new)
             raise StateError(f"{path} can not be written: {explain(e)}; make room or correct state_dir") from e
 
     @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 from .catalogue import CatalogueEntry
 from .errors import StateError
-from .files import discard, explain, read_if_exists, sync_directory, write_new
+from .files import explain, read_if_exists, replace_file, sync_directory
 from .graph import OVERLAY_NAME, DependencyGraph
 
 MONITORING_NAME = "monitoring"
@@ -136,14 +136,10 @@ def _read(path: Path) -> Any:
 
 
 def _write(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
-    new = path.with_suffix(".json.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_new(new, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-        new.replace(path)
-        sync_directory(path.parent)
+        replace_file(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
     except OSError as e:
-        discard(new)
         raise StateError(f"{path} can not be written: {explain(e)}; make room or correct state_dir") from e
 
 

@@ -13,7 +13,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from ansible_collections.nhi.core.plugins.module_utils import reservations
+from ansible_collections.nhi.core.plugins.module_utils import files
 from ansible_collections.nhi.core.plugins.module_utils.allocation import next_address, next_vmid, parse_pool
 from ansible_collections.nhi.core.plugins.module_utils.errors import PreflightError, StateError
 from ansible_collections.nhi.core.plugins.module_utils.reservations import (
@@ -259,11 +259,11 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(tmp_path: Path, monkeypatch: py
     Reservations(tmp_path).reserve("op-1", "one", now(), choose)
     before = (tmp_path / FILE_NAME).read_bytes()
 
-    def fill_up(path: Path, _data: bytes) -> None:
+    def fill_up(path: Path, _data: bytes, _mode: int) -> None:
         path.write_bytes(b"{")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(reservations, "write_new", fill_up)
+    monkeypatch.setattr(files, "write_new", fill_up)
     with pytest.raises(StateError, match="no space left on device; nothing was chosen"):
         Reservations(tmp_path).reserve("op-2", "two", now(), choose)
     assert (tmp_path / FILE_NAME).read_bytes() == before
