@@ -10,6 +10,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
+from ansible_collections.nhi.core.plugins.module_utils.audit import Attempt
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import wanted_secrets
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import guest_name
@@ -26,6 +28,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
         "options": {"name": {"type": "str", "required": True}, "length": {"type": "int", "default": 32}},
     },
     "vault_dir": {"type": "path", "required": True},
+    **STATE_ARGS,
 }
 
 
@@ -41,13 +44,24 @@ class ActionModule(ActionBase):
             argument_spec=ARGUMENT_SPEC, required_if=[("state", "present", ["secrets"])]
         )
         try:
-            file = VaultFile(Path(options["vault_dir"]), guest_name(options["name"]), self._loader._vault)
-            result.update(self._carry_out(file, options))
+            with self._attempt(options) as attempt:
+                file = VaultFile(Path(options["vault_dir"]), guest_name(options["name"]), self._loader._vault)
+                done = self._carry_out(file, options, attempt)
+                attempt.note(**{name: done[name] for name in ("changed", "generated", "removed")})
+            result.update(done)
+            for warning in attempt.warnings:
+                self._display.warning(warning)
         except NHIError as error:
             raise AnsibleActionFail(str(error)) from error
         return result
 
-    def _carry_out(self, file: VaultFile, options: dict[str, Any]) -> dict[str, Any]:
+    def _attempt(self, options: dict[str, Any]) -> Attempt:
+        names = [secret["name"] for secret in options["secrets"] or []]
+        told = {"vault_dir": options["vault_dir"], "secrets": names}
+        operation = f"nhi_secret/{options['state']}"
+        return Attempt(options["state_dir"], operation, options["name"], told, check_mode=self._task.check_mode)
+
+    def _carry_out(self, file: VaultFile, options: dict[str, Any], attempt: Attempt) -> dict[str, Any]:
         if not options["secrets"] and options["state"] == "present":
             return _result(file, [], [])
         if self._task.check_mode:
@@ -59,6 +73,7 @@ class ActionModule(ActionBase):
             before = file.read()
             after = self._changed(before, options)
             if after != before:
+                attempt.allow()
                 file.write(after)
         return _result(file, sorted(before), sorted(after))
 

@@ -45,6 +45,10 @@ class LockTimeoutError(NHIError):
     """The lock is held by somebody else; the message names the holder."""
 
 
+class AuditError(NHIError):
+    """The audit log can not be written, read or replayed."""
+
+
 class ConfigFilesError(NHIError):
     """Configuration files can not be made what they should be; none was changed."""
 

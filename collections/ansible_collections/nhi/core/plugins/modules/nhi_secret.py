@@ -18,6 +18,7 @@ description:
   - It runs on the controller, whatever host the task is for.
 extends_documentation_fragment:
   - nhi.core.attributes
+  - nhi.core.state
 attributes:
   check_mode:
     support: full
@@ -73,6 +74,7 @@ EXAMPLES = r"""
     secrets:
       - {name: mariadb_root_password, length: 32}
     vault_dir: vault
+    state_dir: /var/lib/nhi
   register: secret
 
 - name: Read them for the role
@@ -85,6 +87,7 @@ EXAMPLES = r"""
     name: mariadb-shop
     state: absent
     vault_dir: vault
+    state_dir: /var/lib/nhi
 """
 
 RETURN = r"""

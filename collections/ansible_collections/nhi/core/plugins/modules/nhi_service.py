@@ -149,6 +149,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._audited import audited
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     PROXMOX_ARGS,
     ProxmoxClient,
@@ -156,6 +157,7 @@ from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
 )
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.about import this_program
+from ansible_collections.nhi.core.plugins.module_utils.audit import Attempt
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import CatalogueEntry, find_entry, load_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, PreflightError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
@@ -187,11 +189,11 @@ def scanner(params: dict[str, Any], catalogue: dict[str, CatalogueEntry]) -> Cal
     return scan
 
 
-def run(params: dict[str, Any], *, check_mode: bool) -> Registration:
+def run(params: dict[str, Any], attempt: Attempt, *, check_mode: bool) -> Registration:
     """Register or forget as the options say."""
     name = guest_name(params["name"])
     catalogue = load_catalogue(params["catalogue"])
-    records = ServiceRecords(params["state_dir"], name)
+    records = attempt.watching(ServiceRecords(params["state_dir"], name))
     scan = None if check_mode else scanner(params, catalogue)
     if params["state"] == "absent":
         return unregister(records, scan)
@@ -223,8 +225,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        with Interrupts():
-            result = run(module.params, check_mode=module.check_mode)
+        with audited(module, "nhi_service") as attempt, Interrupts():
+            result = run(module.params, attempt, check_mode=module.check_mode)
+            attempt.note(changed=result.changed)
     except InterruptedRunError as error:
         module.fail_json(
             msg=f"The registration of {module.params['name']} was {error}: run the same again to finish it."

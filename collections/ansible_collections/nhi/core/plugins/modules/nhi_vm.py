@@ -508,6 +508,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._audited import audited, told
 from ansible_collections.nhi.core.plugins.module_utils._network_args import NETWORK_ARGS, NETWORK_EXCLUSIVE
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     PROXMOX_ARGS,
@@ -663,16 +664,18 @@ def main() -> None:
     )
     result: dict[str, Any] = {}
     try:
-        wanted = wanted_from_params(module.params)
-        endpoint = endpoint_from_params(module.params)
-        settings = settings_from_params(module.params, endpoint, module.warn, check_mode=module.check_mode)
-        with ProxmoxClient(endpoint) as client:
-            recovered = settle(
-                client, settings.state_dir, check_mode=module.check_mode, tell=module.warn, rescan=settings.rescan
-            )
-            outcome = GuestManager(client, wanted, settings).run()
-            result = result_of(outcome)
-            recorded = settle_host_key(module, client, outcome)
+        with audited(module, "nhi_vm") as attempt:
+            wanted = wanted_from_params(module.params)
+            endpoint = endpoint_from_params(module.params)
+            settings = settings_from_params(module.params, endpoint, module.warn, check_mode=module.check_mode)
+            with attempt.watching(ProxmoxClient(endpoint)) as client:
+                recovered = settle(
+                    client, settings.state_dir, check_mode=module.check_mode, tell=module.warn, rescan=settings.rescan
+                )
+                outcome = GuestManager(client, wanted, settings).run()
+                result = result_of(outcome)
+                attempt.note(**told(result))
+                recorded = settle_host_key(module, client, outcome)
     except NHIError as e:
         # Where only the host key is wrong the guest is there: whoever made it wants to know which one it is.
         module.fail_json(msg=str(e), **result)

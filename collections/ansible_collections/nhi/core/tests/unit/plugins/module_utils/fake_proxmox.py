@@ -51,6 +51,7 @@ class FakeProxmox:
         self.backups: dict[str, dict[str, Any]] = {}
         self.task_warnings = 0
         self.macs = False
+        self.before_write: Callable[[], None] = lambda: None
         # Options that a running guest takes over at its next start only.
         self.slow = {
             "lxc": {"nameserver", "searchdomain", "features", "timezone"},
@@ -101,6 +102,8 @@ class FakeProxmox:
         parts = path.strip("/").split("/") if isinstance(path, str) else [str(p) for p in path]
         given = {k: v for k, v in (params or {}).items() if v is not None}
         text = "/" + "/".join(parts)
+        if method != "GET":
+            self.before_write()
         self.calls.append((method, text, given))
         hook = self.hooks.get(f"{method} {text}")
         if hook:
