@@ -72,6 +72,7 @@ bench: ## Measure scan, inventory and deployment against community.proxmox (abou
 	@$(python) -m benchmarks.scan
 	@$(python) -m benchmarks.inventory
 	@$(python) -m benchmarks.service
+	@$(python) -m benchmarks.audit
 
 lab-up: ## Start the lab: a Proxmox VE API on real containers when root, in memory when not
 	@scripts/bootstrap.sh demo

@@ -72,7 +72,8 @@ def _source_ip() -> str | None:
 class Attempt:
     """One attempt, as a context: whatever ends it is written down.
 
-    Before it begins the log must be writable, else AuditError. In check mode nothing is changed or written down.
+    Before it begins the log must be writable, else AuditError. In check mode nothing is changed, and nothing written
+    down unless that is asked for.
     """
 
     def __init__(
@@ -83,13 +84,20 @@ class Attempt:
         params: Mapping[str, Any],
         *,
         check_mode: bool = False,
+        dry_runs_too: bool = False,
         plan: str | None = None,
     ) -> None:
         self.mark = uuid.uuid4().hex[:12]
         self.plan = plan
         self.warnings: list[str] = []
-        self._log = None if check_mode else AuditLog(state_dir)
-        self._fields = {"operation": operation, "subject": subject, "params": dict(params), "check_mode": check_mode}
+        self._log = None if check_mode and not dry_runs_too else AuditLog(state_dir)
+        self._fields = {
+            **origin(),
+            "operation": operation,
+            "subject": subject,
+            "params": dict(params),
+            "check_mode": check_mode,
+        }
         self._result: dict[str, Any] = {}
         self._reason: str | None = None
         self._allowed = False
@@ -97,7 +105,10 @@ class Attempt:
 
     def __enter__(self) -> Self:
         if self._log is not None:
-            self._log.require_writable()
+            try:
+                self._log.require_writable()
+            except AuditError as e:
+                raise AuditError(f"Nothing is changed that the audit log is not told of, and {e}") from e
         return self
 
     def __exit__(
@@ -106,9 +117,8 @@ class Attempt:
         if isinstance(error, AuditError):
             return
         outcome = DONE if error is None else REFUSED if isinstance(error, PreflightError) else FAILED
-        self._reason = None if error is None else _in_words(error)
         try:
-            self._write(outcome)
+            self.finish(outcome, None if error is None else _in_words(error))
         except NHIError as e:
             self.warnings.append(f"The audit log was not told that this is {outcome}: {e}")
 
@@ -123,6 +133,11 @@ class Attempt:
         client.before_write = self.allow
         return client
 
+    def finish(self, outcome: str, reason: str | None = None) -> None:
+        """Write down how it ended; for whoever does not use it as a context."""
+        self._reason = reason
+        self._write(outcome)
+
     def note(self, **result: Any) -> None:
         """What is to be told at the end."""
         self._result.update(result)
@@ -133,7 +148,6 @@ class Attempt:
 
     def _entry(self, outcome: str) -> dict[str, Any]:
         return {
-            **origin(),
             **self._fields,
             "attempt": self.mark,
             "plan": self.plan,

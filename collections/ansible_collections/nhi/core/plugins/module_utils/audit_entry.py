@@ -114,14 +114,15 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, (Mapping, list, tuple, set, frozenset)) and not depth:
         return "(more left out)"
     if isinstance(value, Mapping):
-        return {str(name): _plain(part, depth - 1) for name, part in value.items()}
+        return {cut(str(name)): _plain(part, depth - 1) for name, part in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted(str(part) for part in value)
+        return sorted(cut(str(part)) for part in value)
     if isinstance(value, (list, tuple)):
         return [_plain(part, depth - 1) for part in value]
     return cut(str(value))
 
 
 def cut(text: str) -> str:
-    """A text of bounded length."""
+    """A text of bounded length, with escapes for what JSON can say and PostgreSQL can not hold."""
+    text = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _TEXT_LIMIT else f"{text[:_TEXT_LIMIT]}... ({len(text)} characters)"

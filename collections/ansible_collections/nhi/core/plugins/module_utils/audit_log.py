@@ -17,12 +17,12 @@ import json
 import os
 import re
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 from .audit_entry import ENTRY_LIMIT_BYTES, Position, canonical, compact, read_line
 from .errors import AuditError, NHIError
@@ -132,8 +132,8 @@ class AuditLog:
             yield
         except OSError as e:
             raise AuditError(
-                f"the audit log in {self.directory} can not be written: {explain(e)}. Nothing is changed without it:"
-                " make room there, or run as a user who may write to it"
+                f"the audit log in {self.directory} can not be written: {explain(e)}: make room there, or run as a"
+                " user who may write to it"
             ) from e
         except AuditError:
             raise
@@ -170,7 +170,7 @@ class AuditLog:
         """
         head = read_head(self.directory)
         if head is None and not files:
-            return Position.start_of(uuid.uuid4().hex), None, 0
+            return Position.start_of(uuid4().hex), None, 0
         position, start, rest = self._known(head, files)
         if rest is None:
             return position, None, 0
@@ -196,7 +196,7 @@ class AuditLog:
             for number in range(len(files) - 1, -1, -1):
                 if (last := _last_entry(files[number].path)) is not None:
                     return Position.at(last[0]), last[1], files[number:]
-            return Position.start_of(uuid.uuid4().hex), 0, files
+            return Position.start_of(uuid4().hex), 0, files
         names = [s.path.name for s in files]
         if head.file not in names:
             return head.position, 0, None
