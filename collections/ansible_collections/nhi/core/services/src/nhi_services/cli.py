@@ -20,7 +20,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
-from nhi_services import scan_command, service_command, state_commands
+from nhi_services import audit_command, scan_command, service_command, state_commands
 from nhi_services.settings import Settings, SettingsError, read_secret, read_settings
 from nhi_services.status import render, status_of
 from nhi_services.table import screen_of
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_services(commands)
     _add_scan(commands)
     _add_state(commands)
+    audit_command.add_to(commands, _add)
     return parser
 
 
