@@ -183,7 +183,7 @@ def _what(entry: dict[str, Any]) -> str:
 
 def _verify(settings: Settings, arguments: argparse.Namespace) -> None:
     report = verify(settings.state_dir)
-    _compare_with_database(report, _database(arguments))
+    _compare_with_database(report, arguments)
     if arguments.json:
         print(json.dumps(report.as_data(), indent=2, sort_keys=True))
     else:
@@ -197,15 +197,16 @@ def _verify(settings: Settings, arguments: argparse.Namespace) -> None:
         print(f"whole: {report.entries} entries in {report.files} files, {report.first} to {report.last}")
 
 
-def _compare_with_database(report: Report, database: DatabaseSettings | None) -> None:
-    if database is None:
-        report.notes.append("not compared with a copy in a database, as none is configured")
-        return
+def _compare_with_database(report: Report, arguments: argparse.Namespace) -> None:
     try:
+        database = _database(arguments)
+        if database is None:
+            report.notes.append("not compared with a copy in a database, as none is configured")
+            return
         with AuditDatabase(database) as connection:
             compare(report, connection)
-    except AuditError as error:
-        # The database may be down; what the files say is still worth knowing.
+    except (AuditError, SettingsError) as error:
+        # The database may be down, or its password not be for us; what the files say is still worth knowing.
         report.notes.append(f"not compared with the database: {error}")
 
 
