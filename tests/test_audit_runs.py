@@ -105,7 +105,7 @@ def test_a_dry_run_and_a_failed_run_are_told_apart(runs: Runs) -> None:
     ("number", "outcomes"), [(signal.SIGINT, ["allowed", "failed"]), (signal.SIGKILL, ["allowed"])]
 )
 def test_a_run_that_was_cut_short_is_told(runs: Runs, number: int, outcomes: list[str]) -> None:
-    process = runs.start(command="sleep", seconds="60")
+    process = runs.start(command="sleep", seconds="10")
     deadline = time.monotonic() + 60
     while not runs.marker.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

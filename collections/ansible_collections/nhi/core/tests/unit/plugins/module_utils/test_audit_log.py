@@ -120,19 +120,23 @@ def test_values_of_any_kind_and_size_become_an_entry_of_bounded_size(tmp_path: P
         "nan": float("nan"),
         "path": Path("/x"),
         "set": {"b", "a"},
-        "surrogate": "\udcff\n\x1b[31m",
+        "odd": "\udcff\0\n\x1b[31m",
     }
     deep: list[Any] = []
     for _level in range(50):
         deep = [deep]
     AuditLog(tmp_path).append(
-        fields(params={**odd, "deep": deep, "bulk": ["x" * 900] * 100, "text": "y" * 5000}, result={"k" * 70000: 1})
+        fields(
+            params={**odd, "deep": deep, "bulk": ["x" * 900] * 100, "text": "y" * 5000},
+            result={f"{n}": "x" * 50 for n in range(999)},
+        )
     )
     (entry,) = find(tmp_path, Query())
     assert entry["params"]["set"] == ["a", "b"]
     assert entry["params"]["nan"] == "nan"
     assert entry["params"]["bulk"].endswith("bytes left out)")
     assert entry["params"]["text"].endswith("... (5000 characters)")
+    assert entry["params"]["odd"] == "\\udcff\\x00\n\x1b[31m"
     assert entry["result"].endswith("bytes left out)")
     assert only_file(tmp_path).read_bytes().count(b"\n") == 1
     assert b"\x1b" not in only_file(tmp_path).read_bytes()
