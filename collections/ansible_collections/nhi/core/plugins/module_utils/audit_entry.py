@@ -80,8 +80,8 @@ def read_line(line: bytes) -> dict[str, Any]:
         raise ValueError("it is not an object")  # noqa: TRY004 -- the caller has one question: is it sound?
     kinds = {"chain": str, "seq": int, "previous": str, "hash": str, "timestamp": str, "operation": str, "outcome": str}
     for name, kind in kinds.items():
-        if type(entry.get(name)) is not kind:
-            raise ValueError(f"it has no {name}")
+        if not isinstance(entry.get(name), kind) or isinstance(entry[name], bool):
+            raise ValueError(f"it has no {name}")  # noqa: TRY004 -- as above
     try:
         as_written = canonical(entry)
     except ValueError as e:

@@ -672,6 +672,7 @@ def main() -> None:
                 recovered = settle(
                     client, settings.state_dir, check_mode=module.check_mode, tell=module.warn, rescan=settings.rescan
                 )
+                attempt.note(recovered=recovered)
                 outcome = GuestManager(client, wanted, settings).run()
                 result = result_of(outcome)
                 attempt.note(**told(result))

@@ -347,6 +347,7 @@ def main() -> None:
             with attempt.watching(ProxmoxClient(endpoint)) as client:
                 state_dir = Path(module.params["state_dir"])
                 recovered = settle(client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=run.rescan)
+                attempt.note(recovered=recovered)
                 outcome = work(client, module.params, run)
             attempt.note(**told(result_of(outcome)))
     except NHIError as e:

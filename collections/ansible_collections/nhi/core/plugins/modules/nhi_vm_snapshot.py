@@ -231,6 +231,7 @@ def main() -> None:
             run = SnapshotRun(guards, module.check_mode, params["wait_timeout"], rescan, module.warn)
             with attempt.watching(ProxmoxClient(endpoint)) as client:
                 recovered = settle(client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=rescan)
+                attempt.note(recovered=recovered)
                 outcome = SnapshotManager(client, wish_from_params(params), run).run()
             attempt.note(**told(result_of(outcome)))
     except NHIError as e:

@@ -113,8 +113,11 @@ def test_tail_follows(state_dir: Path) -> None:
     assert process.stdout is not None
     try:
         assert json.loads(process.stdout.readline())["subject"] == "before"
-        tell(state_dir, "after")
-        assert json.loads(process.stdout.readline())["subject"] == "after"
+        # At once, and in a row: nothing may fall between showing and following.
+        for number in range(20):
+            tell(state_dir, f"after-{number}")
+        followed = [json.loads(process.stdout.readline())["subject"] for _number in range(20)]
+        assert followed == [f"after-{number}" for number in range(20)]
     finally:
         process.kill()
         process.communicate()

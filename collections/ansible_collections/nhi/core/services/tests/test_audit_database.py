@@ -168,10 +168,12 @@ def a_copy(server: Any, tmp_path: Path) -> Iterator[Copy]:
     made = Copy(server, name, tmp_path / "state")
     made.migrate()
     server.psql(f"ALTER ROLE {WRITER} PASSWORD '{PASSWORD}'")
-    yield made
-    if server.process is None:
-        server.start()
-    server.psql(f"DROP DATABASE {name} WITH (FORCE)")
+    try:
+        yield made
+    finally:
+        if server.process is None:
+            server.start()
+        server.psql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 # Migrations

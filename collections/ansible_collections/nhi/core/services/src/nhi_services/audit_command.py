@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ansible_collections.nhi.core.plugins.module_utils.audit_entry import ALLOWED, DONE, FAILED, OUTCOMES, REFUSED
-from ansible_collections.nhi.core.plugins.module_utils.audit_log import directory_of
+from ansible_collections.nhi.core.plugins.module_utils.audit_log import HEAD, directory_of
 from ansible_collections.nhi.core.plugins.module_utils.audit_reader import Query, after, find, newest, time_of
 from ansible_collections.nhi.core.plugins.module_utils.audit_verify import Report, verify
 from ansible_collections.nhi.core.plugins.module_utils.errors import AuditError
@@ -104,10 +104,11 @@ def _search(settings: Settings, arguments: argparse.Namespace) -> None:
 
 def _tail(settings: Settings, arguments: argparse.Namespace) -> None:
     query = query_of(arguments, datetime.now(UTC))
-    entries = newest(settings.state_dir, arguments.lines, query)
+    # What comes while the first ones are shown belongs to those that follow.
+    last = max((e["seq"] for e in newest(settings.state_dir, 1)), default=0)
+    entries = [e for e in newest(settings.state_dir, arguments.lines, query) if e["seq"] <= last]
     _show(entries, as_json=arguments.json)
     if arguments.follow:
-        last = max((e["seq"] for e in newest(settings.state_dir, 1)), default=0)
         for entry in follow(settings.state_dir, query, last):
             _show([entry], as_json=arguments.json, headings=False)
             sys.stdout.flush()
@@ -115,9 +116,9 @@ def _tail(settings: Settings, arguments: argparse.Namespace) -> None:
 
 def follow(state_dir: Path, query: Query, last: int) -> Iterator[dict[str, Any]]:
     """Entries that come after a number, as they come, without end."""
-    seen = -1.0
+    seen: object = None
     while True:
-        changed = _changed_at(state_dir)
+        changed = _version(state_dir)
         if changed != seen:
             seen = changed
             for entry, line in after(state_dir, last):
@@ -127,11 +128,13 @@ def follow(state_dir: Path, query: Query, last: int) -> Iterator[dict[str, Any]]
         time.sleep(_FOLLOW_SECONDS)
 
 
-def _changed_at(state_dir: Path) -> float:
+def _version(state_dir: Path) -> tuple[int, int]:
+    """Another one after each entry: the file that says where the log has come to is replaced."""
     try:
-        return (directory_of(state_dir) / "head.json").stat().st_mtime
+        found = (directory_of(state_dir) / HEAD).stat()
     except OSError:
-        return 0.0
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
 def _show(
