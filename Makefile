@@ -74,6 +74,7 @@ bench: ## Measure history, scan, inventory and deployment against community.prox
 	@$(python) -m benchmarks.inventory
 	@$(python) -m benchmarks.plan
 	@$(python) -m benchmarks.service
+	@$(python) -m benchmarks.audit
 
 lab-up: ## Start the lab: a Proxmox VE API on real containers when root, in memory when not
 	@scripts/bootstrap.sh demo

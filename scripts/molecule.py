@@ -85,7 +85,8 @@ def make_guests(wanted: Sequence[str], directory: Path, env: Mapping[str, str]) 
     variables = f'{{"guests": [{guests}], "directory": "{directory}"}}'
     argv = ["ansible-playbook", "--inventory", "localhost,", "--connection", "local", "-e", variables]
     interpreter = f"ansible_python_interpreter={sys.executable}"
-    subprocess.run([*argv, "-e", interpreter, str(SCENARIOS / "guests.yml")], cwd=ROOT, env=env, check=True)
+    settings = {**env, "NHI_STATE_DIR": str(directory / "state")}
+    subprocess.run([*argv, "-e", interpreter, str(SCENARIOS / "guests.yml")], cwd=ROOT, env=settings, check=True)
     return directory / "hosts.yml"
 
 

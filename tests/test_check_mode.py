@@ -1,4 +1,4 @@
-"""Every playbook in check mode, on a lab where nothing was ever done: it tells, and writes to neither API nor disk."""
+"""Every playbook in check mode, on a lab where nothing was ever done: it tells, and changes nothing."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_a_check_run_on_a_fresh_lab_ends_well_and_writes_nothing(untouched: Oper
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "Traceback" not in done.stdout + done.stderr
     assert untouched.lab.writes() == []
-    # A dry run is given a plan to apply it by, and nothing else is written.
-    assert {path.name for path in untouched.state_dir.iterdir()} <= {"plans", "plan.key"}
+    # A dry run is given a plan to apply it by, that somebody asked is told, and nothing else is written.
+    assert {path.name for path in untouched.state_dir.iterdir()} <= {"plans", "plan.key", "audit"}
 
 
 def test_a_topology_is_foretold_scaled_to_the_node(untouched: Operator) -> None:

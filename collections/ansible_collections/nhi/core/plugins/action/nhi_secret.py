@@ -10,6 +10,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
+from ansible_collections.nhi.core.plugins.module_utils.audit import Attempt
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import wanted_secrets
 from ansible_collections.nhi.core.plugins.module_utils.deployment import Deployment, step
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
@@ -28,7 +30,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     },
     "vault_dir": {"type": "path", "required": True},
     "deployment": {"type": "str"},
-    "state_dir": {"type": "path"},
+    **STATE_ARGS,
 }
 
 
@@ -43,18 +45,30 @@ class ActionModule(ActionBase):
         _validation, options = self.validate_argument_spec(
             argument_spec=ARGUMENT_SPEC,
             required_if=[("state", "present", ["secrets"])],
-            required_by={"deployment": ["state_dir"]},
         )
         guest, run = options["name"], None if self._task.check_mode else options["deployment"]
         try:
-            file = VaultFile(Path(options["vault_dir"]), guest_name(guest), self._loader._vault)
-            with step(Path(options["state_dir"] or ""), guest, run) as deployment:
-                result.update(self._carry_out(file, options, deployment))
+            with self._attempt(options) as attempt:
+                file = VaultFile(Path(options["vault_dir"]), guest_name(guest), self._loader._vault)
+                with step(Path(options["state_dir"]), guest, run) as deployment:
+                    done = self._carry_out(file, options, attempt, deployment)
+                attempt.note(**{name: done[name] for name in ("changed", "generated", "removed")})
+            result.update(done)
+            for warning in attempt.warnings:
+                self._display.warning(warning)
         except NHIError as error:
             raise AnsibleActionFail(str(error)) from error
         return result
 
-    def _carry_out(self, file: VaultFile, options: dict[str, Any], deployment: Deployment | None) -> dict[str, Any]:
+    def _attempt(self, options: dict[str, Any]) -> Attempt:
+        names = [secret["name"] for secret in options["secrets"] or []]
+        told = {"vault_dir": options["vault_dir"], "secrets": names}
+        operation = f"nhi_secret/{options['state']}"
+        return Attempt(options["state_dir"], operation, options["name"], told, check_mode=self._task.check_mode)
+
+    def _carry_out(
+        self, file: VaultFile, options: dict[str, Any], attempt: Attempt, deployment: Deployment | None
+    ) -> dict[str, Any]:
         if not options["secrets"] and options["state"] == "present":
             return _result(file, [], [])
         if self._task.check_mode:
@@ -70,6 +84,7 @@ class ActionModule(ActionBase):
             if deployment is not None and (generated := after.keys() - before.keys()):
                 deployment.generates(sorted(generated))
             if after != before:
+                attempt.allow()
                 file.write(after)
         return _result(file, sorted(before), sorted(after))
 

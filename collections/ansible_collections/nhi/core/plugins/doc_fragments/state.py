@@ -13,7 +13,7 @@ class ModuleDocFragment:
 options:
   state_dir:
     description:
-      - Directory that holds C(state.json), its checksum and its lock.
+      - Directory that holds C(state.json), its checksum and its lock, and the audit log in C(audit).
       - Uses the E(NHI_STATE_DIR) environment variable if not specified.
     type: path
     required: true

@@ -207,7 +207,7 @@ def wanted_secrets(raw: Any) -> tuple[WantedSecret, ...]:
     faults = list(_secrets_faults(raw))
     if faults:
         raise CatalogueError(f"the wanted secrets are not valid: {'; '.join(faults)}")
-    return tuple(WantedSecret(item["name"], item.get("length") or _DEFAULT_SECRET_LENGTH) for item in raw)
+    return tuple(WantedSecret(str(item["name"]), item.get("length") or _DEFAULT_SECRET_LENGTH) for item in raw)
 
 
 def _secrets_faults(secrets: Any) -> Iterator[str]:

@@ -57,27 +57,35 @@ class LockTimeoutError(NHIError):
     """The lock is held by somebody else; the message names the holder."""
 
 
+class AuditError(NHIError):
+    """The audit log can not be written, read or replayed."""
+
+
 class ConfigFilesError(NHIError):
     """Configuration files can not be made what they should be; none was changed."""
 
 
-class PolicyError(NHIError):
+class RefusedError(NHIError):
+    """A change was refused before anything was done."""
+
+
+class PolicyError(RefusedError):
     """The policy can not be read or is not valid: nothing is allowed."""
 
 
-class NotAllowedError(NHIError):
+class NotAllowedError(RefusedError):
     """The policy forbids a change, or asks for an approval that is not there."""
 
 
-class PlanError(NHIError):
+class PlanError(RefusedError):
     """A plan can not be applied: unknown, not approved, expired, used, or the world has changed since."""
 
 
-class FrozenError(NHIError):
+class FrozenError(RefusedError):
     """All changes are switched off."""
 
 
-class BudgetError(NHIError):
+class BudgetError(RefusedError):
     """An actor, or all together, would have more than the policy allows."""
 
 
@@ -105,8 +113,8 @@ class AllocationError(NHIError):
     """No free VMID or address is left in the configured range."""
 
 
-class PreflightError(NHIError):
-    """A change was refused before anything was done."""
+class PreflightError(RefusedError):
+    """What is asked for can not be done; the message says all that stands in its way."""
 
 
 class GuestReplacedError(PreflightError):

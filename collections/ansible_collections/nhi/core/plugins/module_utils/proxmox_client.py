@@ -21,7 +21,7 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self, Union
 from urllib.parse import quote, urlencode
@@ -103,10 +103,14 @@ class Answer(NamedTuple):
 
 
 class ProxmoxClient:
-    """Calls to one endpoint; safe to share between threads, each call takes a pooled connection."""
+    """Calls to one endpoint; safe to share between threads, each call takes a pooled connection.
+
+    ``before_write`` is called before anything but a GET is sent; what it raises keeps the call from being sent.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.before_write: Callable[[], None] = lambda: None
         self._context = _tls_context(endpoint)
         self._idle: deque[_Connection] = deque()
         self._session: ssl.SSLSession | None = None
@@ -163,6 +167,8 @@ class ProxmoxClient:
     def _envelope(self, method: str, path: Path, params: Mapping[str, Any] | None) -> dict[str, Any]:
         url, encoded = api_path(path), _encode(params)
         call = Call(method, url, self.endpoint.server, self.endpoint.identity)
+        if method != "GET":
+            self.before_write()
         answer = self._exchange(call, encoded)
         if not 200 <= answer.status < 300:
             raise error_from_answer(call, *answer)

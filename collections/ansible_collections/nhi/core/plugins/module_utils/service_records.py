@@ -10,7 +10,7 @@ removing its files. The hand-edited dependency graph is never written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,10 @@ def _targets(deployed: Deployed) -> Iterator[dict[str, Any]]:
 
 
 class ServiceRecords:
-    """The files of one guest in a state directory."""
+    """The files of one guest in a state directory; ``before_write`` is called before one of them is changed."""
 
     def __init__(self, state_dir: Path | str, guest: str) -> None:
+        self.before_write: Callable[[], None] = lambda: None
         directory = Path(state_dir)
         self.guest = guest
         self._graph = directory / OVERLAY_NAME / f"{guest}.json"
@@ -116,6 +117,7 @@ class ServiceRecords:
         for path, old, new in ((self._graph, now.graph, wanted.graph), (self._targets, now.targets, wanted.targets)):
             if old == new:
                 continue
+            self.before_write()
             if new is None:
                 _remove(path)
             else:

@@ -18,6 +18,7 @@ description:
   - It runs on the controller, whatever host the task is for.
 extends_documentation_fragment:
   - nhi.core.attributes
+  - nhi.core.state
 attributes:
   check_mode:
     support: full
@@ -63,9 +64,6 @@ options:
     description:
       - Run of M(nhi.core.nhi_deployment) to whose record the names of new secrets are added before they are generated.
     type: str
-  state_dir:
-    description: Directory of C(state.json). Needed with O(deployment).
-    type: path
 seealso:
   - module: nhi.core.nhi_deployment
   - module: ansible.builtin.include_vars
@@ -82,6 +80,7 @@ EXAMPLES = r"""
     secrets:
       - {name: mariadb_root_password, length: 32}
     vault_dir: vault
+    state_dir: /var/lib/nhi
   register: secret
 
 - name: Read them for the role
@@ -94,6 +93,7 @@ EXAMPLES = r"""
     name: mariadb-shop
     state: absent
     vault_dir: vault
+    state_dir: /var/lib/nhi
 """
 
 RETURN = r"""

@@ -157,6 +157,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._audited import audited
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     PROXMOX_ARGS,
     ProxmoxClient,
@@ -164,6 +165,7 @@ from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
 )
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.about import this_program
+from ansible_collections.nhi.core.plugins.module_utils.audit import Attempt
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import CatalogueEntry, find_entry, load_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.deployment import Deployment, step
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, PreflightError
@@ -197,19 +199,25 @@ def scanner(params: dict[str, Any], catalogue: dict[str, CatalogueEntry]) -> Cal
     return scan
 
 
-def run(params: dict[str, Any], tell: Callable[[str], None], *, check_mode: bool) -> Registration:
+def run(params: dict[str, Any], attempt: Attempt, tell: Callable[[str], None], *, check_mode: bool) -> Registration:
     """Register or forget as the options say, as a step of a deployment if one is named."""
     name = guest_name(params["name"])
     with step(Path(params["state_dir"]), name, None if check_mode else params["deployment"]) as deployment:
         keep = Keeper(Path(params["state_dir"]), "nhi_service", tell)
-        return _carry_out(name, params, deployment, keep, check_mode=check_mode)
+        return _carry_out(name, params, attempt, deployment, keep, check_mode=check_mode)
 
 
 def _carry_out(
-    name: str, params: dict[str, Any], deployment: Deployment | None, keep: Keeper, *, check_mode: bool
+    name: str,
+    params: dict[str, Any],
+    attempt: Attempt,
+    deployment: Deployment | None,
+    keep: Keeper,
+    *,
+    check_mode: bool,
 ) -> Registration:
     catalogue = load_catalogue(params["catalogue"])
-    records = ServiceRecords(params["state_dir"], name)
+    records = attempt.watching(ServiceRecords(params["state_dir"], name))
     scan = None if check_mode else scanner(params, catalogue)
     if params["state"] == "absent":
         if deployment is None:
@@ -252,8 +260,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        with Interrupts():
-            result = run(module.params, module.warn, check_mode=module.check_mode)
+        with audited(module, "nhi_service") as attempt, Interrupts():
+            result = run(module.params, attempt, module.warn, check_mode=module.check_mode)
+            attempt.note(changed=result.changed)
     except InterruptedRunError as error:
         module.fail_json(
             msg=f"The registration of {module.params['name']} was {error}: run the same again to finish it."

@@ -164,13 +164,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
+from ansible_collections.nhi.core.plugins.module_utils.audit_of_guests import audit_of
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.history_view import compare_moments
 
 
 def run(params: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The result, and what to warn of."""
-    comparison = compare_moments(params["state_dir"], params["since"], params["up_to"])
+    comparison = compare_moments(params["state_dir"], params["since"], params["up_to"], audit_of(params["state_dir"]))
     result = comparison.as_data()
     if comparison.span.to_now:
         result["rollback"] = comparison.rollback().as_data()

@@ -587,6 +587,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._audited import audited, told
 from ansible_collections.nhi.core.plugins.module_utils._gate_args import GATE_ARGS, admission_from_params
 from ansible_collections.nhi.core.plugins.module_utils._network_args import NETWORK_ARGS, NETWORK_EXCLUSIVE
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
@@ -755,24 +756,30 @@ def main() -> None:
     )
     result: dict[str, Any] = {}
     try:
-        wanted = wanted_from_params(module.params)
-        endpoint = endpoint_from_params(module.params)
-        settings = settings_from_params(module.params, endpoint, module.warn, check_mode=module.check_mode)
-        run = None if module.check_mode else module.params["deployment"]
-        with step(settings.state_dir, wanted.name, run) as deployment, ProxmoxClient(endpoint) as client:
-            if deployment is not None:
-                settings = replace(settings, announce=deployment.makes)
-            recovered = settle(
-                client,
-                settings.state_dir,
-                check_mode=module.check_mode,
-                tell=module.warn,
-                rescan=settings.rescan,
-                keep=settings.keep,
-            )
-            outcome = GuestManager(client, wanted, settings).run()
-            result = result_of(outcome)
-            recorded = settle_host_key(module, client, outcome)
+        with audited(module, "nhi_vm") as attempt:
+            wanted = wanted_from_params(module.params)
+            endpoint = endpoint_from_params(module.params)
+            settings = settings_from_params(module.params, endpoint, module.warn, check_mode=module.check_mode)
+            run = None if module.check_mode else module.params["deployment"]
+            with (
+                step(settings.state_dir, wanted.name, run) as deployment,
+                attempt.watching(ProxmoxClient(endpoint)) as client,
+            ):
+                if deployment is not None:
+                    settings = replace(settings, announce=deployment.makes)
+                recovered = settle(
+                    client,
+                    settings.state_dir,
+                    check_mode=module.check_mode,
+                    tell=module.warn,
+                    rescan=settings.rescan,
+                    keep=settings.keep,
+                )
+                attempt.note(recovered=recovered)
+                outcome = GuestManager(client, wanted, settings).run()
+                result = result_of(outcome)
+                attempt.note(**told(result))
+                recorded = settle_host_key(module, client, outcome)
     except NHIError as e:
         # Where only the host key is wrong the guest is there: whoever made it wants to know which one it is.
         module.fail_json(msg=str(e), **result)

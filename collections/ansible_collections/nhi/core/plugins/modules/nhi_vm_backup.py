@@ -262,6 +262,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._audited import audited, told
 from ansible_collections.nhi.core.plugins.module_utils._gate_args import admission_from_params
 from ansible_collections.nhi.core.plugins.module_utils._guard_args import GUARD_ARGS
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
@@ -363,14 +364,17 @@ def main() -> None:
         required_if=[("state", "absent", ["backup"]), ("state", "restored", ["backup"])],
     )
     try:
-        endpoint = endpoint_from_params(module.params)
-        run = run_from_params(module.params, endpoint, module.warn, check=module.check_mode)
-        with ProxmoxClient(endpoint) as client:
-            state_dir = Path(module.params["state_dir"])
-            recovered = settle(
-                client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=run.rescan, keep=run.keep
-            )
-            outcome = work(client, module.params, run)
+        with audited(module, "nhi_vm_backup") as attempt:
+            endpoint = endpoint_from_params(module.params)
+            run = run_from_params(module.params, endpoint, module.warn, check=module.check_mode)
+            with attempt.watching(ProxmoxClient(endpoint)) as client:
+                state_dir = Path(module.params["state_dir"])
+                recovered = settle(
+                    client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=run.rescan, keep=run.keep
+                )
+                attempt.note(recovered=recovered)
+                outcome = work(client, module.params, run)
+            attempt.note(**told(result_of(outcome)))
     except NHIError as e:
         module.fail_json(msg=str(e))
     for warning in plan_warnings(outcome.plan):

@@ -189,6 +189,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._audited import audited, told
 from ansible_collections.nhi.core.plugins.module_utils._gate_args import admission_from_params
 from ansible_collections.nhi.core.plugins.module_utils._guard_args import GUARD_ARGS
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
@@ -243,18 +244,23 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     params = module.params
     try:
-        graph = find_graph(params["dependency_graph"], params["state_dir"])
-        endpoint, state_dir = endpoint_from_params(params), Path(params["state_dir"])
-        rescan = Rescan(state_dir, endpoint, "nhi_vm_snapshot")
-        admission = admission_from_params(params, ARGUMENT_SPEC, "nhi_vm_snapshot", graph, check_mode=module.check_mode)
-        guards = guards_from_params(params, graph, read_known(state_dir), admission)
-        keep = Keeper(state_dir, "nhi_vm_snapshot", module.warn)
-        run = SnapshotRun(guards, module.check_mode, params["wait_timeout"], rescan, module.warn, keep)
-        with ProxmoxClient(endpoint) as client:
-            recovered = settle(
-                client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=rescan, keep=keep
+        with audited(module, "nhi_vm_snapshot") as attempt:
+            graph = find_graph(params["dependency_graph"], params["state_dir"])
+            endpoint, state_dir = endpoint_from_params(params), Path(params["state_dir"])
+            rescan = Rescan(state_dir, endpoint, "nhi_vm_snapshot")
+            admission = admission_from_params(
+                params, ARGUMENT_SPEC, "nhi_vm_snapshot", graph, check_mode=module.check_mode
             )
-            outcome = SnapshotManager(client, wish_from_params(params), run).run()
+            guards = guards_from_params(params, graph, read_known(state_dir), admission)
+            keep = Keeper(state_dir, "nhi_vm_snapshot", module.warn)
+            run = SnapshotRun(guards, module.check_mode, params["wait_timeout"], rescan, module.warn, keep)
+            with attempt.watching(ProxmoxClient(endpoint)) as client:
+                recovered = settle(
+                    client, state_dir, check_mode=module.check_mode, tell=module.warn, rescan=rescan, keep=keep
+                )
+                attempt.note(recovered=recovered)
+                outcome = SnapshotManager(client, wish_from_params(params), run).run()
+            attempt.note(**told(result_of(outcome)))
     except NHIError as e:
         module.fail_json(msg=str(e))
     for warning in plan_warnings(outcome.plan):

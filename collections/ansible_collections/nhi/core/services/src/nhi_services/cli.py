@@ -26,6 +26,7 @@ from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
 from nhi_services import (
+    audit_command,
     deps_command,
     history_cli,
     history_commands,
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     history_cli.add_history(commands, _add)
     _add_plans(commands)
     _add_freeze(commands)
+    audit_command.add_to(commands, _add)
     return parser
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.nhi.core.plugins.module_utils.audit_of_guests import audit_of
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.history import History
 from ansible_collections.nhi.core.plugins.module_utils.history_keeper import take_snapshot
@@ -80,14 +81,14 @@ def view(settings: Settings, moment: str) -> View:
 
 def diff(settings: Settings, since: str, until: str) -> tuple[list[str], dict[str, Any]]:
     """What differs between two moments, in lines and for programs."""
-    comparison = compare_moments(settings.state_dir, since, until)
+    comparison = compare_moments(settings.state_dir, since, until, audit_of(settings.state_dir))
     notes = dict.fromkeys([*comparison.before.lines(), *comparison.after.lines()])
     return [comparison.heading(), *notes, *comparison.lines()], comparison.as_data()
 
 
 def rollback(settings: Settings, to: str) -> tuple[list[str], dict[str, Any]]:
     """The plan that would go back to a moment, in lines and for programs; nothing is done."""
-    comparison, plan = plan_return(settings.state_dir, to)
+    comparison, plan = plan_return(settings.state_dir, to, audit_of(settings.state_dir))
     heading = f"To go back to {in_words(comparison.before.at)} ({comparison.before.source}); nothing is done yet:"
     lines = [heading, *comparison.before.lines(), *plan.lines()]
     return lines, {"to": comparison.before.as_data(), **plan.as_data()}

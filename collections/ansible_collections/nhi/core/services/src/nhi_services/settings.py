@@ -69,7 +69,7 @@ def read_settings(
     """Settings from the environment and the file; the file must exist only when it is named."""
     configured = environment.get("NHI_CONFIG")
     path = file or (Path(configured) if configured else DEFAULT_FILE)
-    content = _read_file(path, required=file is not None or bool(configured))
+    content = read_toml(path, required=file is not None or bool(configured))
     _refuse_unknown(content, ("state_dir", "dependency_graph", "proxmox", "restart", "scan", "history"), str(path))
     proxmox, scan, restart, history = (
         _table(content, name, path) for name in ("proxmox", "scan", "restart", "history")
@@ -134,7 +134,8 @@ def _retention(history: Mapping[str, Any], path: Path) -> Retention:
         raise SettingsError(f"[history] of {path}: {error}") from error
 
 
-def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
+def read_toml(path: Path, *, required: bool) -> dict[str, Any]:
+    """The content of a settings file; empty where there is none and none is required."""
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
@@ -240,13 +241,14 @@ def read_secret(settings: Settings, environment: Mapping[str, str]) -> str | Non
         credential = Path(directory) / CREDENTIAL
         if credential.exists():
             # systemd made it readable for this service only.
-            return _secret_in(credential, private=False)
+            return read_private(credential, private=False)
     if settings.secret_file is None:
         return None
-    return _secret_in(Path(settings.secret_file).expanduser(), private=True)
+    return read_private(Path(settings.secret_file).expanduser(), private=True)
 
 
-def _secret_in(path: Path, *, private: bool) -> str:
+def read_private(path: Path, *, private: bool) -> str:
+    """The secret in a file, which must be readable by its owner only where ``private`` says so."""
     try:
         if private and stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise SettingsError(f"The secret in {path} can be read by others: chmod 0600 {path}.")

@@ -18,6 +18,7 @@ from ansible.parsing.vault import VaultSecret
 from ansible.playbook.task import Task
 from ansible.template import Templar
 from ansible_collections.nhi.core.plugins.action.nhi_secret import ActionModule
+from ansible_collections.nhi.core.plugins.module_utils.audit_reader import Query, find
 from ansible_collections.nhi.core.plugins.module_utils.deployment import DEPLOYMENT, begin, look
 from ansible_collections.nhi.core.plugins.module_utils.errors import StateError
 from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
@@ -38,7 +39,12 @@ class Vault:
     def run(self, *, check: bool = False, **options: Any) -> dict[str, Any]:
         task = Task()
         task.action = "nhi.core.nhi_secret"
-        task.args = {"name": "db", "vault_dir": str(self.directory), **options}
+        task.args = {
+            "name": "db",
+            "vault_dir": str(self.directory),
+            "state_dir": str(self.directory.parent / "state"),
+            **options,
+        }
         task.check_mode = check
         task.async_val = 0
         templar = Templar(loader=self.loader, variables={})
@@ -160,3 +166,34 @@ def test_a_deployment_that_is_not_held_any_more_generates_nothing(vault: Vault, 
     with pytest.raises(AnsibleActionFail, match="What run-1 began with db was ended meanwhile"):
         vault.run(secrets=WANTED, deployment="run-1", state_dir=str(tmp_path))
     assert not vault.file.exists()
+
+
+def test_what_was_generated_is_told_to_the_audit_log_by_name_only(vault: Vault) -> None:
+    vault.run(secrets=WANTED)
+    vault.run(secrets=WANTED)
+    state = vault.directory.parent / "state"
+    entries = list(find(state, Query()))
+    assert [(e["operation"], e["outcome"]) for e in entries] == [
+        ("nhi_secret/present", "allowed"),
+        ("nhi_secret/present", "done"),
+        ("nhi_secret/present", "done"),
+    ]
+    assert entries[1]["result"]["generated"] == ["db_app_password", "db_root_password"]
+    assert entries[1]["params"]["secrets"] == ["db_root_password", "db_app_password"]
+    log = b"".join(p.read_bytes() for p in (state / "audit").iterdir()).decode()
+    assert not [value for value in vault.values().values() if value in log]
+
+
+def test_no_secret_is_generated_that_the_audit_log_is_not_told_of(vault: Vault) -> None:
+    (vault.directory.parent / "state").mkdir()
+    (vault.directory.parent / "state/audit").write_text("in the way")
+    with pytest.raises(AnsibleActionFail, match="the audit log in"):
+        vault.run(secrets=WANTED)
+    assert not vault.file.exists()
+
+
+def test_a_refusal_is_told_too(vault: Vault) -> None:
+    with pytest.raises(AnsibleActionFail):
+        vault.run(name="../x", secrets=WANTED)
+    (entry,) = find(vault.directory.parent / "state", Query())
+    assert (entry["outcome"], entry["subject"]) == ("refused", "../x")

@@ -52,6 +52,7 @@ class FakeProxmox:
         self.task_warnings = 0
         self.macs = False
         self.cores: int | None = None  # of the node; None where the token does not see it
+        self.before_write: Callable[[], None] = lambda: None
         # Options that a running guest takes over at its next start only.
         self.slow = {
             "lxc": {"nameserver", "searchdomain", "features", "timezone"},
@@ -102,6 +103,8 @@ class FakeProxmox:
         parts = path.strip("/").split("/") if isinstance(path, str) else [str(p) for p in path]
         given = {k: v for k, v in (params or {}).items() if v is not None}
         text = "/" + "/".join(parts)
+        if method != "GET":
+            self.before_write()
         self.calls.append((method, text, given))
         hook = self.hooks.get(f"{method} {text}")
         if hook:

@@ -141,8 +141,11 @@ class DiskModel:
         if handler is not None:
             handler(*call.arguments, result=result)
 
-    def _on_open(self, path: Path, _flags: int, _mode: int = 0, *, result: int) -> None:
+    def _on_open(self, path: Path, flags: int, _mode: int = 0, *, result: int) -> None:
         name = Path(path).name
+        if name in self.names and not flags & os.O_EXCL:
+            self._descriptors[result] = self.names[name]
+            return
         inode = len(self.contents)
         self.contents[inode] = b""
         self._descriptors[result] = inode
@@ -198,7 +201,10 @@ class DiskModel:
         full, durable = self.contents[inode], self.durable_contents.get(inode, b"")
         if full == durable:
             return {full}
-        return {durable, full, full[: len(full) // 2], bytes(len(full))}
+        # What was flushed stays; of what was appended since, some blocks may be there and others be zero.
+        kept = durable if full.startswith(durable) else b""
+        new = full[len(kept) :]
+        return {durable, full, kept + new[: len(new) // 2], kept + bytes(len(new))}
 
 
 Steps: TypeAlias = "tuple[tuple[str, int | None], ...]"
