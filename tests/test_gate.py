@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.nhi.core.plugins.module_utils.audit_reader import Query, find
 
 from tests.conftest import ROOT, Operator, tool
 
@@ -81,6 +82,10 @@ def test_an_agent_creates_freely_but_destroys_only_what_was_approved(agent: Oper
     assert "is approved by luca" in nhi(agent, "approve", plan["plan_id"])
     done = vm(agent, "web-1", "absent", plan_id=plan["plan_id"])
     assert done["changed"], done
+    [told] = [
+        e for e in find(agent.state_dir, Query(guest="web-1", outcome="done")) if e["plan"] and e["actor"] == "aider"
+    ]
+    assert told["plan"] == plan["plan_id"]
     assert "is used by aider" in vm(agent, "web-1", "absent", plan_id=plan["plan_id"]).get("msg", "is used by aider")
 
 

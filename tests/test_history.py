@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from .guest_modules import Guest, guest_numbers
 numbers = guest_numbers(105)
 # Guests come from the state, which is what is damaged.
 OWN_INVENTORY = ("-i", "inventory/hosts.yml")
+GATEWAY = "127.86.13.1"  # of the addresses that `Guest` gives
 
 
 class Lab:
@@ -92,7 +94,8 @@ def test_a_guest_that_an_agent_destroyed_is_found_in_the_history_and_comes_back_
     new = lab.guest()
 
     text = lab.nhi("diff", moment)
-    assert f"guest {kept.vmid} {kept.name} existed at " in text
+    [gone] = [line for line in text.splitlines() if line.startswith(f"guest {kept.vmid} {kept.name} existed at ")]
+    assert re.search(r"[;:] destroyed \d\d:\d\d by root$", gone), gone
     assert f"guest {new.vmid} {new.name} did not exist at " in text
     assert f"guest {changed.vmid} {changed.name} changed: " in text
     assert "memory 256 -> 512 MiB" in text
@@ -215,3 +218,28 @@ def test_the_playbook_says_what_differs(lab: Lab) -> None:
     assert f"guest {guest.vmid} {guest.name} did not exist at " in done.stdout
     missing = lab.operator.playbook("compare_state.yml")
     assert "Say since when" in missing.stdout + missing.stderr
+
+
+def test_the_playbook_takes_back_what_was_changed_and_leaves_alone_what_is_new(lab: Lab) -> None:
+    kept, changed = lab.guest(), lab.guest()
+    time.sleep(1.1)
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    time.sleep(1.1)
+    changed.vm(memory=512)
+    kept.vm(state="absent", confirm=kept.name)
+    new = lab.guest()
+    wanted = ("-e", f"to={moment}", "-e", f"nhi_gateway={GATEWAY}", "-e", f"only={kept.name},{changed.name}")
+    before = len(lab.operator.lab.writes())
+    told = lab.operator.playbook("rollback.yml", *wanted, "--check")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert f"guest {new.vmid} {new.name} did not exist at " in told.stdout
+    assert f"{kept.name} existed at " in told.stdout
+    assert len(lab.operator.lab.writes()) == before
+    done = lab.operator.playbook("rollback.yml", *wanted)
+    assert done.returncode == 0, done.stdout + done.stderr
+    guests = {guest["name"]: guest for guest in lab.operator.state()["infrastructure"]["guests"]}
+    assert guests[changed.name]["memory_mib"] == 256
+    assert guests[kept.name]["vmid"] == kept.vmid
+    assert guests[new.name]["status"] == "running"
+    again = lab.operator.playbook("rollback.yml", *wanted[:4], "-e", f"only={new.name}")
+    assert f"Nothing of {new.name} has to be taken back" in again.stdout + again.stderr

@@ -73,7 +73,7 @@ class Attempt:
     """One attempt, as a context: whatever ends it is written down.
 
     Before it begins the log must be writable, else AuditError. In check mode nothing is changed, and nothing written
-    down unless that is asked for.
+    down unless that is asked for. The actor is who asks, unless somebody else is named.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Attempt:
         check_mode: bool = False,
         dry_runs_too: bool = False,
         plan: str | None = None,
+        actor: str | None = None,
     ) -> None:
         self.mark = uuid.uuid4().hex[:12]
         self.plan = plan
@@ -93,6 +94,7 @@ class Attempt:
         self._log = None if check_mode and not dry_runs_too else AuditLog(state_dir)
         self._fields = {
             **origin(),
+            **({"actor": actor} if actor else {}),
             "operation": operation,
             "subject": subject,
             "params": dict(params),

@@ -45,6 +45,8 @@ class AuditReader(Protocol):
 
 # What of the modules' operations is shorter to say in one word.
 _WORDS = {
+    "approve": "plan approved",
+    "reject": "plan rejected",
     "nhi_vm/absent": "destroyed",
     "nhi_vm/present": "created or corrected",
     "nhi_vm/restarted": "restarted",

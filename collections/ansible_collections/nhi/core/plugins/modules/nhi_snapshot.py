@@ -196,6 +196,7 @@ summary:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._audited import audited
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.history import History
@@ -269,8 +270,10 @@ def main() -> None:
     )
     work = {"present": take, "pruned": prune, "restored": restore}[module.params["state"]]
     try:
-        with Interrupts():
+        with audited(module, "nhi_snapshot") as attempt, Interrupts():
+            attempt.allow()
             result = work(module.params, dry_run=module.check_mode)
+            attempt.note(changed=result["changed"])
     except InterruptedRunError as error:
         module.fail_json(msg=f"The work on the history was {error}: run the same again to finish it.")
     except NHIError as error:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ansible_collections.nhi.core.plugins.module_utils.audit_reader import Query, find
 from ansible_collections.nhi.core.plugins.module_utils.change_gate import Change, Gate
 from ansible_collections.nhi.core.plugins.module_utils.policy import parse_policy
 from nhi_services import plan_command
@@ -107,3 +108,32 @@ def test_a_freeze_is_told_and_ends(state_dir: Path, capsys: pytest.CaptureFixtur
     assert "too hot" in capsys.readouterr().out
     assert main(["unfreeze"]) == 0
     assert "were not frozen" in capsys.readouterr().out
+
+
+def test_each_decision_is_in_the_audit_log(state_dir: Path, plan_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["approve", plan_id]) == 0
+    assert main(["approve", plan_id]) == 1
+    assert main(["freeze", "enough"]) == 0
+    assert main(["unfreeze"]) == 0
+    told = [(e["operation"], e["outcome"], e["actor"], e["subject"], e["plan"]) for e in find(state_dir, Query())]
+    about = ("luca", "redis-cache", plan_id)
+    assert told == [
+        ("approve", "allowed", *about), ("approve", "done", *about),
+        ("approve", "allowed", *about), ("approve", "refused", *about),
+        ("freeze", "done", "luca", None, None),
+        ("unfreeze", "allowed", "luca", None, None), ("unfreeze", "done", "luca", None, None),
+    ]  # fmt: skip
+    assert next(find(state_dir, Query()))["params"]["asked_by"] == "aider"
+
+
+def test_an_audit_log_that_can_not_be_written_stops_an_approval_and_no_freeze(
+    state_dir: Path, plan_id: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (state_dir / "audit").write_text("in the way")
+    assert main(["approve", plan_id]) == 1
+    assert "Nothing is changed that the audit log is not told of" in capsys.readouterr().err
+    assert main(["freeze", "enough"]) == 0
+    assert "The audit log was not told" in capsys.readouterr().out
+    (state_dir / "audit").unlink()
+    assert main(["plans", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["status"] == "waiting"

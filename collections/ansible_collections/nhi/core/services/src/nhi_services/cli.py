@@ -284,7 +284,7 @@ def _reject(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _freeze(settings: Settings, arguments: argparse.Namespace) -> None:
-    print(plan_command.freeze_changes(settings, " ".join(arguments.reason)))
+    print("\n".join(plan_command.freeze_changes(settings, " ".join(arguments.reason))))
 
 
 def _unfreeze(settings: Settings, _arguments: argparse.Namespace) -> None:

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.nhi.core.plugins.module_utils.audit import Attempt
 from ansible_collections.nhi.core.plugins.module_utils.audit_of_guests import audit_of
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.history import History
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     from nhi_services.settings import Settings
 
+_PLAIN = re.compile(r"[\w :.+-]+", re.ASCII)
 _HEADINGS = ("TAKEN", "AGE", "SNAPSHOT", "BY", "REASON")
 
 
@@ -91,12 +95,19 @@ def rollback(settings: Settings, to: str) -> tuple[list[str], dict[str, Any]]:
     comparison, plan = plan_return(settings.state_dir, to, audit_of(settings.state_dir))
     heading = f"To go back to {in_words(comparison.before.at)} ({comparison.before.source}); nothing is done yet:"
     lines = [heading, *comparison.before.lines(), *plan.lines()]
+    if plan.steps:
+        lines.append(
+            f"ansible-playbook playbooks/rollback.yml -e to={shlex.quote(to)} --check shows what each step needs."
+        )
     return lines, {"to": comparison.before.as_data(), **plan.as_data()}
 
 
 def restore(settings: Settings, secret: str | None, *, dry_run: bool, scan: bool) -> Iterator[str]:
     """Restore a damaged state and scan; lines about what was done. A failed scan is told, and the state stays stale."""
-    recovery = restore_state(StateStore(settings.state_dir), dry_run=dry_run)
+    with Attempt(settings.state_dir, "state restore", None, {}, check_mode=dry_run) as attempt:
+        attempt.allow()
+        recovery = restore_state(StateStore(settings.state_dir), dry_run=dry_run)
+        attempt.note(changed=recovery.changed)
     yield from recovery.lines()
     if dry_run or not recovery.changed:
         return

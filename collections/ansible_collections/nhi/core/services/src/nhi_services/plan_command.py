@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from ansible_collections.nhi.core.plugins.module_utils.errors import PolicyError
+from ansible_collections.nhi.core.plugins.module_utils.audit import Attempt
+from ansible_collections.nhi.core.plugins.module_utils.audit_entry import DONE
+from ansible_collections.nhi.core.plugins.module_utils.errors import AuditError, PolicyError
 from ansible_collections.nhi.core.plugins.module_utils.freeze import freeze, frozen, unfreeze
 from ansible_collections.nhi.core.plugins.module_utils.lock import current_person
 from ansible_collections.nhi.core.plugins.module_utils.plan_store import PlanStore, StoredPlan
@@ -76,25 +78,40 @@ def render_one(plan: StoredPlan, now: datetime) -> Iterator[str]:
 def approve(settings: Settings, plan_id: str) -> str:
     """Let a plan be applied, in the name of the person at the terminal."""
     person = current_person()
-    plan = PlanStore(settings.state_dir).approve(plan_id, person, _policy(settings), utc_now())
+    with _decision(settings, "approve", person, plan_id) as attempt:
+        policy = _policy(settings)
+        attempt.allow()
+        plan = PlanStore(settings.state_dir).approve(plan_id, person, policy, utc_now())
     return f"{plan_id} is approved by {person} until {plan.body.expires_at}"
 
 
 def reject(settings: Settings, plan_id: str, reason: str) -> str:
     """Say no to a plan for good."""
     person = current_person()
-    PlanStore(settings.state_dir).reject(plan_id, person, _policy(settings), utc_now(), reason)
+    with _decision(settings, "reject", person, plan_id, reason) as attempt:
+        policy = _policy(settings)
+        attempt.allow()
+        PlanStore(settings.state_dir).reject(plan_id, person, policy, utc_now(), reason)
     return f"{plan_id} is rejected by {person}"
 
 
-def freeze_changes(settings: Settings, reason: str) -> str:
-    """Stop all changes at once."""
-    return str(freeze(settings.state_dir, current_person(), reason))
+def freeze_changes(settings: Settings, reason: str) -> list[str]:
+    """Stop all changes at once, whether or not the audit log can be told."""
+    person = current_person()
+    attempt = Attempt(settings.state_dir, "freeze", None, {"reason": reason}, actor=person)
+    said = [str(freeze(settings.state_dir, person, reason))]
+    try:
+        attempt.finish(DONE)
+    except AuditError as error:
+        said.append(f"The audit log was not told: {error}")
+    return said
 
 
 def unfreeze_changes(settings: Settings) -> str:
     """Let changes through again."""
-    ended = unfreeze(settings.state_dir)
+    with Attempt(settings.state_dir, "unfreeze", None, {}, actor=current_person()) as attempt:
+        attempt.allow()
+        ended = unfreeze(settings.state_dir)
     return f"changes are possible again; until now {ended}" if ended else "changes were not frozen"
 
 
@@ -102,6 +119,14 @@ def freeze_line(settings: Settings) -> str | None:
     """What everybody should see while changes are frozen."""
     there = frozen(settings.state_dir)
     return printable(str(there)) if there else None
+
+
+def _decision(settings: Settings, what: str, person: str, plan_id: str, reason: str = "") -> Attempt:
+    """The attempt to decide about a plan, told to the audit log as one about the plan's guest."""
+    body = PlanStore(settings.state_dir).get(plan_id).body
+    told = {"asked_by": body.actor, "would_do": body.preview.get("summary"), **({"reason": reason} if reason else {})}
+    guest = body.request.get("name") or next((target.get("name") for target in body.targets), None)
+    return Attempt(settings.state_dir, what, guest, told, plan=plan_id, actor=person)
 
 
 def _policy(settings: Settings) -> Policy:
