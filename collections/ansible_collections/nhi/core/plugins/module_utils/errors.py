@@ -89,6 +89,10 @@ class BudgetError(RefusedError):
     """An actor, or all together, would have more than the policy allows."""
 
 
+class QuotaError(NHIError):
+    """A limit or a time zone of a provider is not valid, or its quota can not be read or changed."""
+
+
 class RestartError(NHIError):
     """A restart stopped half-way; the message says what was restarted and what was not."""
 

@@ -1,0 +1,224 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reservations of quota: the calls of the scripts in ``quota_scripts.py``, and what their answers mean.
+
+Pure: whoever has a connection runs a `Call` and hands the answer back, the router without waiting for anything else,
+`nhi_quota` at its leisure. Every candidate of one call must share the key of pending reservations, ``book``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from . import redis_keys
+from .quota import Day, Limits, Usage, day_at, next_day
+from .quota_scripts import AT_LEAST, RESERVE, SETTLE, STARTED, USAGE
+
+# How long a reservation stays when its router does not come back to it, and how near the end of a day a request may
+# be counted by the provider for either day.
+LEASE_MS: Final = 900_000
+GUARD_MS: Final = 30_000
+# No wait is known for what was looked at with the wrong day: ask again.
+OTHER_DAY: Final = "other_day"
+COOLDOWN: Final = "cooldown"
+
+Answer = Any
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A model of a provider with the limits that hold for both, and whose midnight ends its day."""
+
+    provider: str
+    model: str
+    zone: str = "UTC"
+    provider_limits: Limits = field(default_factory=Limits)
+    model_limits: Limits = field(default_factory=Limits)
+
+    def windows(self) -> list[str]:
+        """Keys of the windows of the provider and of the model."""
+        return [redis_keys.quota_window_key(self.provider), redis_keys.quota_window_key(self.provider, self.model)]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of a script."""
+
+    script: str
+    keys: tuple[str, ...]
+    args: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A candidate of a reservation: so many tokens of that model; a forced one is counted whatever the limits say."""
+
+    scope: Scope
+    tokens: int = 0
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a candidate was not reserved, and in how many ms it could be."""
+
+    model: str
+    reason: str
+    retry_ms: int
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Quota that is counted already; settle it in any case."""
+
+    id: str
+    book: str
+    scope: Scope
+    tokens: int
+    day: Day
+    after: Day
+    both_days: bool
+
+    def started(self, now_ms: int = 0) -> Call:
+        """The provider answered with headers."""
+        return Call(STARTED, tuple(self.scope.windows()), (now_ms, self.id))
+
+    def settle(self, tokens: int, since_headers_ms: int = 0, now_ms: int = 0) -> Call:
+        """It was used, with so many tokens in all; ms since the provider's headers."""
+        return self._end(max(0, tokens), since_headers_ms, now_ms)
+
+    def refund(self, now_ms: int = 0) -> Call:
+        """The provider never got the request: all is given back."""
+        return self._end(-1, 0, now_ms)
+
+    def _end(self, tokens: int, since_headers_ms: int, now_ms: int) -> Call:
+        days = [redis_keys.quota_key(self.scope.provider, day.date) for day in (self.day, self.after)]
+        return Call(
+            SETTLE,
+            (self.book, *days, *self.scope.windows()),
+            (
+                now_ms, self.id, self.scope.model, self.tokens, tokens, self.day.end_ms, self.after.end_ms,
+                int(self.both_days), max(0, since_headers_ms),
+            ),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to a reservation: what was reserved, if anything, and why not what came before it."""
+
+    now_ms: int
+    reservation: Reservation | None
+    refusals: tuple[Refusal, ...]
+    provider_usage: Usage = field(default_factory=Usage)
+    model_usage: Usage = field(default_factory=Usage)
+
+    @property
+    def is_other_day(self) -> bool:
+        """Whether the caller's clock named another day than Redis's: build the call again with `now_ms`."""
+        return any(refusal.reason == OTHER_DAY for refusal in self.refusals)
+
+    @property
+    def retry_ms(self) -> int | None:
+        """In how many ms the first candidate could be reserved; None where nothing was refused."""
+        return min((refusal.retry_ms for refusal in self.refusals), default=None)
+
+
+class ReserveCall:
+    """Reserve the first of several candidates that has room in every limit."""
+
+    def __init__(
+        self,
+        reservation_id: str,
+        wishes: Sequence[Wish],
+        now_ms: int,
+        *,
+        book: str,
+        simulated: bool = False,
+        lease_ms: int = LEASE_MS,
+        guard_ms: int = GUARD_MS,
+    ) -> None:
+        self.id = reservation_id
+        self.book = book
+        self._wishes = tuple(wishes)
+        self._days = [day_at(wish.scope.zone, now_ms) for wish in wishes]
+        self._afters = [next_day(wish.scope.zone, day) for wish, day in zip(wishes, self._days, strict=True)]
+        keys: list[str] = [book]
+        args: list[str | int] = [now_ms if simulated else 0, reservation_id, lease_ms, guard_ms]
+        for wish, day, after in zip(self._wishes, self._days, self._afters, strict=True):
+            scope = wish.scope
+            keys += [redis_keys.quota_key(scope.provider, one.date) for one in (day, after)]
+            keys += scope.windows()
+            keys += [
+                redis_keys.cooldown_key(scope.provider), redis_keys.cooldown_key(scope.provider, scope.model),
+            ]  # fmt: skip
+            args += [scope.model, day.start_ms, day.end_ms, after.end_ms, max(0, wish.tokens)]
+            args += [*scope.provider_limits.as_arguments(), *scope.model_limits.as_arguments(), int(wish.forced)]
+        self.call = Call(RESERVE, tuple(keys), tuple(args))
+
+    def verdict(self, answer: Answer) -> Verdict:
+        """What the script's answer means."""
+        now, chosen, both, refused, used = answer
+        pairs = zip(refused[::2], refused[1::2], strict=True)
+        refusals = tuple(
+            Refusal(wish.scope.model, _text(reason), int(wait))
+            for wish, (reason, wait) in zip(self._wishes, pairs, strict=False)
+        )
+        if not chosen:
+            return Verdict(int(now), None, refusals)
+        at = int(chosen) - 1
+        wish = self._wishes[at]
+        reservation = Reservation(
+            self.id, self.book, wish.scope, max(0, wish.tokens), self._days[at], self._afters[at], bool(both)
+        )
+        requests, tokens, model_requests, model_tokens = (int(value or 0) for value in used)
+        return Verdict(int(now), reservation, refusals, Usage(requests, tokens), Usage(model_requests, model_tokens))
+
+
+def at_least(scope: Scope, now_ms: int, *, requests: int = -1, tokens: int = -1, of_model: bool = False) -> Call:
+    """The provider itself says that so much was used today; its count stands where it is higher than ours."""
+    day = day_at(scope.zone, now_ms)
+    model = scope.model if of_model else ""
+    return Call(AT_LEAST, (redis_keys.quota_key(scope.provider, day.date),), (0, model, requests, tokens, day.end_ms))
+
+
+class UsageCall:
+    """What of a provider and its models was used."""
+
+    def __init__(
+        self, provider: str, models: Sequence[str], zone: str, now_ms: int, *, simulated: bool = False
+    ) -> None:
+        self.models = tuple(models)
+        self.day = day_at(zone, now_ms)
+        windows = [redis_keys.quota_window_key(provider, model) for model in (None, *models)]
+        keys = (redis_keys.quota_key(provider, self.day.date), *windows)
+        self.call = Call(USAGE, keys, (now_ms if simulated else 0,))
+
+    def usages(self, answer: Answer) -> tuple[Usage, dict[str, Usage]]:
+        """Of the provider, and by model."""
+        _now, flat, windows = answer
+        day = {_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+        found = [
+            Usage(
+                int(day.get(f"requests_made{suffix}", 0)), int(day.get(f"tokens_used{suffix}", 0)),
+                int(windows[2 * at]), int(windows[2 * at + 1]),
+            )
+            for at, suffix in enumerate(("", *(f"|{model}" for model in self.models)))
+        ]  # fmt: skip
+        return found[0], dict(zip(self.models, found[1:], strict=True))
+
+
+def learned_limits(raw: Mapping[Any, Any]) -> dict[str, dict[str, int]]:
+    """Limits by model (empty: of the provider) from the hash in which they are kept."""
+    found: dict[str, dict[str, int]] = {}
+    for name, value in raw.items():
+        model, _, limit = _text(name).rpartition("|")
+        found.setdefault(model, {})[limit] = int(value)
+    return found
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,54 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names of the keys in Redis: a contract of all programs that use one, so each is built here and nowhere else.
+
+``lab`` keeps apart labs that share a Redis.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PREFERRED_PROVIDER: Final = "orchestrator:preferred_provider"
+ROUTER_INSTANCES: Final = "router:instances"
+
+
+def quota_key(provider: str, date: str) -> str:
+    """What was used of a provider on a day of its own: a hash with an expiry (blueprint 4.2)."""
+    return f"api_quota:{provider}:{date}"
+
+
+def quota_window_key(provider: str, model: str | None = None) -> str:
+    """Requests of the last 60 seconds: a sorted set; its tokens are in the hash beside it."""
+    return f"api_window:{provider}:{model}" if model else f"api_window:{provider}"
+
+
+def quota_limits_key(provider: str) -> str:
+    """Limits that hold now, where they differ from the configuration: a hash."""
+    return f"api_limits:{provider}"
+
+
+def quota_book_key(owner: str) -> str:
+    """Reservations that their owner has not settled: a hash of id to candidate, moment, whether for two days."""
+    return f"api_pending:{owner}"
+
+
+def cooldown_key(provider: str, model: str | None = None) -> str:
+    """Why a provider or model is not asked for a while: a text with an expiry."""
+    return f"api_cooldown:{provider}:{model}" if model else f"api_cooldown:{provider}"
+
+
+def latency_key(model: str) -> str:
+    """The last 100 latencies of a model in ms: a list, newest first."""
+    return f"api_latency:{model}"
+
+
+def first_token_key(model: str) -> str:
+    """The last 100 times to the first token of a model in ms: a list, newest first."""
+    return f"api_ttft:{model}"
+
+
+def breaker_key(model: str) -> str:
+    """The circuit breaker of a model: a hash with an expiry."""
+    return f"api_breaker:{model}"
