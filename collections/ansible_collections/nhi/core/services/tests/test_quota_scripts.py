@@ -95,7 +95,10 @@ def test_a_day_has_its_limit_and_says_when_it_ends(client: redis.Redis) -> None:
 def test_each_limit_refuses_for_the_provider_and_for_the_model(
     client: redis.Redis, limits: dict[str, int], tokens: int, reason: str
 ) -> None:
-    of_provider, of_model = scope(**limits), scope(of_model=Limits(**limits))
+    of_provider, of_model = (
+        Scope("claude", "sonnet", provider_limits=Limits(**limits)),
+        scope(of_model=Limits(**limits)),
+    )
     for wanted, name in ((of_provider, reason), (of_model, f"model_{reason}")):
         verdict = reserve(client, NOON, Wish(wanted, tokens))
         assert [r.reason for r in verdict.refusals] == [name]
@@ -250,7 +253,7 @@ def test_no_order_of_events_goes_over(client: redis.Redis, seed: int) -> None:
     client.flushall()
     chance = random.Random(seed)
     zone = chance.choice(["UTC", "America/Los_Angeles"])
-    wanted = Wish(scope(zone, **LIMITS), 50)
+    wanted = Wish(Scope("claude", "sonnet", zone, Limits(**LIMITS)), 50)
     midnight = day_at(zone, NOON).end_ms
     now = midnight - chance.choice([400_000, 70_000, 20_000])
     provider = Provider(client, chance)
