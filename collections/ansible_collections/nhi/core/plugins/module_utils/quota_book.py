@@ -88,20 +88,24 @@ class Reservation:
 
     def settle(self, tokens: int, since_headers_ms: int = 0, now_ms: int = 0) -> Call:
         """It was used, with so many tokens in all; ms since the provider's headers."""
-        return self._end(max(0, tokens), since_headers_ms, now_ms)
+        return self._end(max(0, tokens), since_headers_ms, now_ms, 0)
 
     def refund(self, now_ms: int = 0) -> Call:
         """The provider never got the request: all is given back."""
-        return self._end(-1, 0, now_ms)
+        return self._end(-1, 0, now_ms, 0)
 
-    def _end(self, tokens: int, since_headers_ms: int, now_ms: int) -> Call:
+    def refund_of(self, candidate: int) -> Call:
+        """Give back what may have been reserved for the candidate of that number, whose answer was lost."""
+        return self._end(-1, 0, 0, candidate)
+
+    def _end(self, tokens: int, since_headers_ms: int, now_ms: int, candidate: int) -> Call:
         days = [redis_keys.quota_key(self.scope.provider, day.date) for day in (self.day, self.after)]
         return Call(
             SETTLE,
             (self.book, *days, *self.scope.windows()),
             (
                 now_ms, self.id, self.scope.model, self.tokens, tokens, self.day.end_ms, self.after.end_ms,
-                int(self.both_days), max(0, since_headers_ms),
+                candidate, max(0, since_headers_ms),
             ),
         )  # fmt: skip
 
@@ -159,6 +163,13 @@ class ReserveCall:
             args += [*scope.provider_limits.as_arguments(), *scope.model_limits.as_arguments(), int(wish.forced)]
         self.call = Call(RESERVE, tuple(keys), tuple(args))
 
+    def promised(self, at: int, *, both_days: bool = False) -> Reservation:
+        """The reservation of a candidate, counted from 0, as it is if the script reserves that one."""
+        wish = self._wishes[at]
+        return Reservation(
+            self.id, self.book, wish.scope, max(0, wish.tokens), self._days[at], self._afters[at], both_days
+        )
+
     def verdict(self, answer: Answer) -> Verdict:
         """What the script's answer means."""
         now, chosen, both, refused, used = answer
@@ -169,11 +180,7 @@ class ReserveCall:
         )
         if not chosen:
             return Verdict(int(now), None, refusals)
-        at = int(chosen) - 1
-        wish = self._wishes[at]
-        reservation = Reservation(
-            self.id, self.book, wish.scope, max(0, wish.tokens), self._days[at], self._afters[at], bool(both)
-        )
+        reservation = self.promised(int(chosen) - 1, both_days=bool(both))
         requests, tokens, model_requests, model_tokens = (int(value or 0) for value in used)
         return Verdict(int(now), reservation, refusals, Usage(requests, tokens), Usage(model_requests, model_tokens))
 

@@ -141,7 +141,7 @@ for c = 1, (#KEYS - 1) / 6 do
       if limited then enter(KEYS[k + 2 + n], id, now + lease, tokens, expiry) end
     end
     redis.call('HSET', KEYS[1], id, c .. ':' .. now .. ':' .. (both and 1 or 0))
-    redis.call('PEXPIREAT', KEYS[1], expiry)
+    redis.call('PEXPIREAT', KEYS[1], now + 172800000)
     return {now, c, both and 1 or 0, answers, used_of(KEYS[k], model)}
   end
   answers[#answers + 1] = reason
@@ -163,15 +163,18 @@ return now
 
 # How a reservation ended. KEYS: pending, day, next day, window of the provider, window of the model. ARGV: now or 0,
 # id, model, tokens reserved, tokens used (-1: the provider never got it, all is given back), end of the day, end of
-# the next day, whether it was counted for both days, ms since the provider answered with headers.
-# Returns 1, or 0 where it was settled before.
+# the next day, the candidate that it must be (0: any), ms since the provider answered with headers.
+# Returns 1, or 0 where there is no such reservation, or it was settled before.
 SETTLE: Final = (
     _COMMON
     + """
 local now, id, model = clock(ARGV[1]), ARGV[2], ARGV[3]
 local reserved, used = tonumber(ARGV[4]), tonumber(ARGV[5])
-local finish, next_finish, both = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1'
-if redis.call('HDEL', KEYS[1], id) == 0 then return 0 end
+local finish, next_finish = tonumber(ARGV[6]), tonumber(ARGV[7])
+local candidate, mark = string.match(redis.call('HGET', KEYS[1], id) or '', '^(%d+):%d+:([01])$')
+if not candidate or (ARGV[8] ~= '0' and ARGV[8] ~= candidate) then return 0 end
+redis.call('HDEL', KEYS[1], id)
+local both = mark == '1'
 local heard = now - tonumber(ARGV[9])
 local function correct(key, requests, tokens, reset)
   if redis.call('EXISTS', key) == 1 then count(key, requests, tokens, model, now, reset) end

@@ -1,0 +1,307 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Quota in Redis for a router: reserve before a request is sent, settle behind its back.
+
+While Redis is lost, a router has what it set aside before (``Grants``): requests that Redis has counted already, so
+that no limit is exceeded whatever other routers do. Models without a limit need none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.quota import WINDOW_MS, Limits
+from ansible_collections.nhi.core.plugins.module_utils.quota_book import (
+    Call,
+    Refusal,
+    Reservation,
+    ReserveCall,
+    Scope,
+    Verdict,
+    Wish,
+)
+from ansible_collections.nhi.core.plugins.module_utils.redis_keys import quota_book_key
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError
+
+LOG: Final = logging.getLogger("nhi.router.quota")
+_RETRY_SECONDS: Final = 0.2
+_BATCH: Final = 200
+_GRANT_TOKENS: Final = 4000
+
+
+class QuotaUnavailableError(NHIError):
+    """Redis does not answer, so that nothing can be reserved."""
+
+
+def wall_ms() -> int:
+    """Unix time in ms by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+class ScriptRunner:
+    """Runs calls by the digest of their script, which Redis is given once."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._digests: dict[str, str] = {}
+
+    def digest(self, script: str) -> str:
+        """The name of a script in Redis."""
+        found = self._digests.get(script)
+        if found is None:
+            found = self._digests[script] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+        return found
+
+    async def run(self, call: Call) -> Any:
+        """Run one call; RedisError when there is no answer."""
+        try:
+            return await self._client.evalsha(self.digest(call.script), len(call.keys), *call.keys, *call.args)
+        except NoScriptError:
+            return await self._client.eval(call.script, len(call.keys), *call.keys, *call.args)
+
+    async def run_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Run calls in one round trip."""
+        while True:
+            pipeline = self._client.pipeline(transaction=False)
+            for call in calls:
+                pipeline.evalsha(self.digest(call.script), len(call.keys), *call.keys, *call.args)
+            answers = await pipeline.execute(raise_on_error=False)
+            missing = {call.script for call, a in zip(calls, answers, strict=True) if isinstance(a, NoScriptError)}
+            if not missing:
+                return answers
+            for script in missing:
+                await self._client.script_load(script)
+            calls = [call for call, a in zip(calls, answers, strict=True) if isinstance(a, NoScriptError)]
+
+
+class Settler:
+    """Sends what became of reservations to Redis, in order and in batches; while Redis is lost they wait here."""
+
+    def __init__(self, runner: ScriptRunner) -> None:
+        self._runner = runner
+        self._waiting: deque[Call] = deque()
+        self._more = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to work, in the running loop."""
+        self._task = asyncio.create_task(self._work(), name="settler")
+
+    def put(self, call: Call) -> None:
+        """Send it when its turn comes."""
+        self._waiting.append(call)
+        self._idle.clear()
+        self._more.set()
+
+    @property
+    def backlog(self) -> int:
+        """How many calls wait."""
+        return len(self._waiting)
+
+    async def flush(self, patience: float) -> None:
+        """Wait until all is sent, for so many seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), patience)
+
+    async def close(self, patience: float) -> int:
+        """Send what is left, for so many seconds at most; how many calls were not sent."""
+        await self.flush(patience)
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        return len(self._waiting)
+
+    async def _work(self) -> None:
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            while self._waiting:
+                batch = [self._waiting[at] for at in range(min(_BATCH, len(self._waiting)))]
+                try:
+                    await self._runner.run_all(batch)
+                except (RedisError, OSError) as error:
+                    LOG.debug("settling waits: %s", error)
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    continue
+                for _ in batch:
+                    self._waiting.popleft()
+            self._idle.set()
+
+
+class Grants:
+    """Requests that were set aside while Redis answered, by model; all of them are counted there already.
+
+    A model with limits by the minute is not asked within a minute of the loss, since nobody knows what others have
+    sent; afterwards each router keeps to its share of the minute.
+    """
+
+    def __init__(self, instances: int) -> None:
+        self._instances = instances
+        self._held: dict[str, list[Reservation]] = {}
+        self._sent: dict[str, deque[int]] = {}
+        self.lost_since_ms: int | None = None
+
+    def held(self, model: str) -> int:
+        """How many requests are set aside for a model."""
+        return len(self._held.get(model, ()))
+
+    def put(self, reservation: Reservation) -> None:
+        """Set one aside."""
+        self._held.setdefault(reservation.scope.model, []).append(reservation)
+
+    def drop(self, model: str, now_ms: int, keep: int) -> list[Reservation]:
+        """Take out what is more than is to be kept, or of another day; the caller gives it back."""
+        there = self._held.get(model, [])
+        good = [one for one in there if one.day.has(now_ms)]
+        self._held[model], surplus = good[:keep], good[keep:]
+        return [*surplus, *(one for one in there if not one.day.has(now_ms))]
+
+    def take(self, wish: Wish, now_ms: int) -> Reservation | Refusal:
+        """One of those set aside, where the limits of the minute allow it."""
+        scope = wish.scope
+        wait = self._wait_of_minute(scope, now_ms)
+        if wait:
+            return Refusal(scope.model, "redis_lost", wait)
+        if not (scope.provider_limits.any or scope.model_limits.any):
+            return _unlimited(scope, now_ms)
+        there = [one for one in self._held.get(scope.model, []) if one.day.has(now_ms)]
+        if not there or wish.tokens > there[-1].tokens:
+            return Refusal(scope.model, "redis_lost", 1000)
+        self._held[scope.model].remove(there[-1])
+        self._sent.setdefault(scope.provider, deque()).append(now_ms)
+        return there[-1]
+
+    def _wait_of_minute(self, scope: Scope, now_ms: int) -> int:
+        limits = [one.requests_per_minute for one in (scope.provider_limits, scope.model_limits)]
+        by_minute = [limit for limit in limits if limit is not None]
+        tokens = [one.tokens_per_minute for one in (scope.provider_limits, scope.model_limits)]
+        if not by_minute and not any(limit is not None for limit in tokens):
+            return 0
+        since = now_ms - (self.lost_since_ms if self.lost_since_ms is not None else now_ms)
+        if since < WINDOW_MS:
+            return WINDOW_MS - since
+        share = min((limit // self._instances for limit in by_minute), default=1)
+        sent = self._sent.setdefault(scope.provider, deque())
+        while sent and sent[0] <= now_ms - WINDOW_MS:
+            sent.popleft()
+        if len(sent) < share:
+            return 0
+        return sent[0] + WINDOW_MS - now_ms if sent else WINDOW_MS
+
+
+def _unlimited(scope: Scope, now_ms: int) -> Reservation:
+    call = ReserveCall(uuid.uuid4().hex, [Wish(scope)], now_ms, book=quota_book_key("none"))
+    return call.promised(0)
+
+
+def daily_only(scope: Scope) -> Scope:
+    """The scope without its limits by the minute, for what is set aside."""
+    provider, model = (
+        Limits(requests_per_day=one.requests_per_day, tokens_per_day=one.tokens_per_day)
+        for one in (scope.provider_limits, scope.model_limits)
+    )
+    return Scope(scope.provider, scope.model, scope.zone, provider, model)
+
+
+class QuotaStore:
+    """Reserves, and has settled, the quota of requests."""
+
+    def __init__(
+        self, client: Redis, instance: str, instances: int = 1, now: Callable[[], int] = wall_ms, patience: float = 2.0
+    ) -> None:
+        self.runner = ScriptRunner(client)
+        self.settler = Settler(self.runner)
+        self.grants = Grants(instances)
+        self.book = quota_book_key(instance)
+        self._now = now
+        self._patience = patience
+        self._skew_ms = 0
+
+    @property
+    def now_ms(self) -> int:
+        """Unix time in ms by the clock of Redis, as far as it is known."""
+        return self._now() + self._skew_ms
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether Redis did not answer last time."""
+        return self.grants.lost_since_ms is not None
+
+    async def reserve(self, wishes: Sequence[Wish]) -> Verdict:
+        """Reserve the first that has room, in Redis, or while that is lost from what was set aside."""
+        for _ in range(3):
+            call = ReserveCall(uuid.uuid4().hex, wishes, self.now_ms, book=self.book)
+            try:
+                answer = await asyncio.wait_for(self.runner.run(call.call), self._patience)
+            except (RedisError, OSError, TimeoutError) as error:
+                self._lose(error)
+                # It may have been counted; if so it is given back as soon as Redis can be told.
+                for at in range(len(wishes)):
+                    self.settler.put(call.promised(at).refund_of(at + 1))
+                return self._from_grants(wishes)
+            self._find(int(answer[0]))
+            verdict = call.verdict(answer)
+            if not verdict.is_other_day:
+                return verdict
+        return verdict
+
+    def started(self, reservation: Reservation) -> None:
+        """The provider answered with headers."""
+        if reservation.book == self.book:
+            self.settler.put(reservation.started())
+
+    def settle(self, reservation: Reservation, tokens: int, headers_at: float | None) -> None:
+        """It was used; the moment of the headers is by time.monotonic()."""
+        if reservation.book == self.book:
+            since = 0 if headers_at is None else round((time.monotonic() - headers_at) * 1000)
+            self.settler.put(reservation.settle(tokens, since))
+
+    def refund(self, reservation: Reservation) -> None:
+        """The provider never got it."""
+        if reservation.book == self.book:
+            self.settler.put(reservation.refund())
+
+    async def set_aside(self, scope: Scope, wanted: int) -> None:
+        """Bring what is set aside for a model to a number, while Redis answers."""
+        for surplus in self.grants.drop(scope.model, self.now_ms, wanted):
+            self.refund(surplus)
+        for _ in range(wanted - self.grants.held(scope.model)):
+            call = ReserveCall(uuid.uuid4().hex, [Wish(daily_only(scope), _GRANT_TOKENS)], self.now_ms, book=self.book)
+            verdict = call.verdict(await self.runner.run(call.call))
+            if verdict.reservation is None:
+                return
+            self.grants.put(verdict.reservation)
+
+    def _from_grants(self, wishes: Sequence[Wish]) -> Verdict:
+        refusals: list[Refusal] = []
+        for wish in wishes:
+            found = self.grants.take(wish, self.now_ms)
+            if isinstance(found, Reservation):
+                return Verdict(self.now_ms, found, tuple(refusals))
+            refusals.append(found)
+        return Verdict(self.now_ms, None, tuple(refusals))
+
+    def _lose(self, error: BaseException) -> None:
+        if not self.is_lost:
+            self.grants.lost_since_ms = self.now_ms
+            LOG.warning("redis is lost, only what was set aside is used: %s", type(error).__name__)
+
+    def _find(self, redis_now_ms: int) -> None:
+        self._skew_ms = redis_now_ms - self._now()
+        if self.is_lost:
+            LOG.warning("redis is back, %d reservations are settled now", self.settler.backlog)
+            self.grants.lost_since_ms = None
