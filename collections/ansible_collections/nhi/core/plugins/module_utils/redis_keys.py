@@ -12,6 +12,8 @@ from typing import Final
 
 PREFERRED_PROVIDER: Final = "orchestrator:preferred_provider"
 ROUTER_INSTANCES: Final = "router:instances"
+GPU_SEMAPHORE: Final = "semaphore:gpu"
+GPU_HEARTBEAT: Final = "semaphore:gpu:heartbeat"
 
 
 def quota_key(provider: str, date: str) -> str:
@@ -27,6 +29,11 @@ def quota_window_key(provider: str, model: str | None = None) -> str:
 def quota_limits_key(provider: str) -> str:
     """Limits that hold now, where they differ from the configuration: a hash."""
     return f"api_limits:{provider}"
+
+
+def quota_samples_key(provider: str) -> str:
+    """What had been used of a day's requests every five minutes, for projections: a hash by Unix time in ms."""
+    return f"api_samples:{provider}"
 
 
 def quota_book_key(owner: str) -> str:

@@ -123,6 +123,10 @@ class ProviderConfig(_Part):
     ca_file: Path | None = None
     reset_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
     requests_header: Literal["minute", "day"] = "minute"
+    # A local GPU is asked only while its semaphore in Redis is GREEN.
+    semaphore: bool = True
+    # Whether it understands stream_options.include_usage.
+    stream_usage: bool = True
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     limits: LimitsConfig = LimitsConfig()
     timeouts: Timeouts = Timeouts()

@@ -32,9 +32,11 @@ from ansible_collections.nhi.core.plugins.module_utils.quota_book import (
 )
 from ansible_collections.nhi.core.plugins.module_utils.redis_keys import quota_book_key
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.exceptions import NoScriptError, RedisError
 
 LOG: Final = logging.getLogger("nhi.router.quota")
+Command = Callable[[Pipeline], Any]
 _RETRY_SECONDS: Final = 0.2
 _BATCH: Final = 200
 _GRANT_TOKENS: Final = 4000
@@ -70,19 +72,19 @@ class ScriptRunner:
         except NoScriptError:
             return await self._client.eval(call.script, len(call.keys), *call.keys, *call.args)
 
-    async def run_all(self, calls: Sequence[Call]) -> list[Any]:
+    async def run_all(self, calls: Sequence[Call | Command]) -> None:
         """Run calls in one round trip."""
-        while True:
+        while calls:
             pipeline = self._client.pipeline(transaction=False)
             for call in calls:
-                pipeline.evalsha(self.digest(call.script), len(call.keys), *call.keys, *call.args)
+                if isinstance(call, Call):
+                    pipeline.evalsha(self.digest(call.script), len(call.keys), *call.keys, *call.args)
+                else:
+                    call(pipeline)
             answers = await pipeline.execute(raise_on_error=False)
-            missing = {call.script for call, a in zip(calls, answers, strict=True) if isinstance(a, NoScriptError)}
-            if not missing:
-                return answers
-            for script in missing:
-                await self._client.script_load(script)
             calls = [call for call, a in zip(calls, answers, strict=True) if isinstance(a, NoScriptError)]
+            for script in {call.script for call in calls if isinstance(call, Call)}:
+                await self._client.script_load(script)
 
 
 class Settler:
@@ -90,7 +92,7 @@ class Settler:
 
     def __init__(self, runner: ScriptRunner) -> None:
         self._runner = runner
-        self._waiting: deque[Call] = deque()
+        self._waiting: deque[Call | Command] = deque()
         self._more = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -100,7 +102,11 @@ class Settler:
         """Begin to work, in the running loop."""
         self._task = asyncio.create_task(self._work(), name="settler")
 
-    def put(self, call: Call) -> None:
+    def do(self, command: Command) -> None:
+        """Send a command that is no script, when its turn comes; it may be sent twice."""
+        self.put(command)
+
+    def put(self, call: Call | Command) -> None:
         """Send it when its turn comes."""
         self._waiting.append(call)
         self._idle.clear()
@@ -150,7 +156,7 @@ class Grants:
     """
 
     def __init__(self, instances: int) -> None:
-        self._instances = instances
+        self.instances = instances
         self._held: dict[str, list[Reservation]] = {}
         self._sent: dict[str, deque[int]] = {}
         self.lost_since_ms: int | None = None
@@ -194,7 +200,7 @@ class Grants:
         since = now_ms - (self.lost_since_ms if self.lost_since_ms is not None else now_ms)
         if since < WINDOW_MS:
             return WINDOW_MS - since
-        share = min((limit // self._instances for limit in by_minute), default=1)
+        share = min((limit // self.instances for limit in by_minute), default=1)
         sent = self._sent.setdefault(scope.provider, deque())
         while sent and sent[0] <= now_ms - WINDOW_MS:
             sent.popleft()

@@ -1,0 +1,240 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The HTTP interface of the router."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiohttp import hdrs, web
+from ansible_collections.nhi.core.plugins.module_utils.routing import decide
+
+from nhi_services.router.api_errors import ApiError
+from nhi_services.router.asks import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, Ask, parse_json, read_ask
+from nhi_services.router.attempts import Attempts, UpstreamRefusalError
+from nhi_services.router.config import ALIAS_PREFIX, AgentConfig
+from nhi_services.router.live import Live, Setup
+from nhi_services.router.streams import error_event
+from nhi_services.router.trail import Trail
+from nhi_services.router.wanted import read_wanted
+
+LOG: Final = logging.getLogger("nhi.router")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_BODY_SECONDS: Final = 60.0
+_FIRST_REQUEST_SECONDS: Final = 15.0
+_TASK: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class Api:
+    """Handlers that answer for a running router."""
+
+    def __init__(self, live: Live) -> None:
+        self.live = live
+        self._silent: dict[int, web.RequestHandler] = {}
+
+    def application(self) -> web.Application:
+        """The application with its routes; more are added by those who have some."""
+        megabytes = self.live.setup.config.listen.max_body_mib
+        app = web.Application(
+            middlewares=[self._faults], client_max_size=megabytes * 1024 * 1024, handler_args={"access_log": None}
+        )
+        for path, form in (("chat/completions", CHAT), ("completions", COMPLETIONS), ("embeddings", EMBEDDINGS)):
+            app.router.add_post(f"/v1/{path}", self._serving(form))
+        app.router.add_post("/v1/messages", self._serving(MESSAGES))
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/v1/models/{name:.+}", self.one_model)
+        app.router.add_post("/v1/nhi/route", self.route)
+        app.router.add_get("/v1/nhi/route", self.route)
+        app.router.add_get("/healthz", self.healthz)
+        app.router.add_get("/readyz", self.readyz)
+        return app
+
+    def agent_of(self, request: web.Request, setup: Setup) -> AgentConfig:
+        """Whose key it is; ApiError 401 for none and for one that is not known."""
+        given = request.headers.get(hdrs.AUTHORIZATION, "")
+        key = given[7:] if given[:7].lower() == "bearer " else request.headers.get("x-api-key", "")
+        if not key:
+            raise ApiError(401, "An API key is needed: Authorization: Bearer KEY.", code="missing_api_key")
+        agent = setup.agents.get(hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest())
+        if agent is None:
+            raise ApiError(401, "The API key is not known here.", code="invalid_api_key")
+        return agent
+
+    def _serving(self, form: str) -> Handler:
+        async def serve(request: web.Request) -> web.StreamResponse:
+            return await self._serve(request, form)
+
+        return serve
+
+    async def _serve(self, request: web.Request, form: str) -> web.StreamResponse:
+        live, setup = self.live, self.live.setup
+        if live.draining:
+            raise ApiError(503, "The router is stopping.", code="stopping", retry_ms=5000)
+        agent = self.agent_of(request, setup)
+        ask = await self._ask(request, form)
+        wanted = read_wanted(request.headers, ask, agent, setup)
+        trail = Trail(agent.name, wanted.demand.task, form, header_safe(ask.model), ask.stream)
+        live.in_flight += 1
+        try:
+            attempts = Attempts(live, setup, wanted, trail)
+            if ask.stream:
+                return await self._stream(request, attempts, trail, form)
+            body, content_type = await attempts.whole()
+            return web.Response(body=body, content_type=content_type, headers=trail.headers())
+        except UpstreamRefusalError as error:
+            trail.status, trail.outcome = error.status, "refused"
+            return web.Response(
+                status=error.status, body=error.body, content_type=_plain_type(error.content_type),
+                headers=trail.headers(),
+            )  # fmt: skip
+        except ApiError as error:
+            trail.status, trail.outcome = error.status, "failed"
+            error.headers.update(trail.headers())
+            raise
+        except (asyncio.CancelledError, ConnectionResetError):
+            trail.outcome = "gone"
+            raise
+        finally:
+            live.in_flight -= 1
+            live.finish(trail, setup)
+
+    async def _stream(self, request: web.Request, attempts: Attempts, trail: Trail, form: str) -> web.StreamResponse:
+        """Relay a stream; what goes wrong before its first byte is an ordinary error."""
+        response: web.StreamResponse | None = None
+        blocks = attempts.stream()
+        try:
+            async for block in blocks:
+                if response is None:
+                    headers = {**trail.headers(), hdrs.CACHE_CONTROL: "no-cache", "X-Accel-Buffering": "no"}
+                    response = web.StreamResponse(headers={**headers, hdrs.CONTENT_TYPE: "text/event-stream"})
+                    await response.prepare(request)
+                await response.write(block)
+        except (ApiError, UpstreamRefusalError) as error:
+            if response is None:
+                raise
+            trail.status, trail.outcome = error.status, "failed"
+            known = (
+                error if isinstance(error, ApiError) else ApiError(error.status, "The provider refuses the request.")
+            )
+            await response.write(error_event(form, known.body()))
+        finally:
+            await blocks.aclose()
+        if response is None:
+            raise ApiError(502, "The stream was empty.", code="upstream_failed")
+        await response.write_eof()
+        return response
+
+    async def _ask(self, request: web.Request, form: str) -> Ask:
+        if request.content_type not in ("application/json", "application/octet-stream"):
+            raise ApiError(
+                415, "The body must be JSON (Content-Type: application/json).", code="unsupported_media_type"
+            )
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                raw = await request.read()
+        except TimeoutError as error:
+            raise ApiError(408, "The body did not come in time.", code="request_timeout") from error
+        except web.HTTPRequestEntityTooLarge as error:
+            most = self.live.setup.config.listen.max_body_mib
+            raise ApiError(413, f"The body is larger than {most} MiB.", code="request_too_large") from error
+        return read_ask(form, parse_json(raw), raw)
+
+    async def models(self, request: web.Request) -> web.Response:
+        """All models, and the aliases of tasks."""
+        setup = self.live.setup
+        self.agent_of(request, setup)
+        return web.json_response({"object": "list", "data": [_listed(n, p) for n, p in _names(setup).items()]})
+
+    async def one_model(self, request: web.Request) -> web.Response:
+        """One of them."""
+        setup = self.live.setup
+        self.agent_of(request, setup)
+        name = request.match_info["name"]
+        owner = _names(setup).get(name)
+        if owner is None:
+            raise ApiError(404, "There is no such model here.", param="model", code="model_not_found")
+        return web.json_response(_listed(name, owner))
+
+    async def route(self, request: web.Request) -> web.Response:
+        """What would be chosen now, and why; nothing is sent or reserved."""
+        setup = self.live.setup
+        agent = self.agent_of(request, setup)
+        if request.method == "GET":
+            task, model = request.query.get("task", ""), request.query.get("model", "")
+            body = {"model": ALIAS_PREFIX + task if task else model, "messages": [{"role": "user", "content": ""}]}
+            ask = read_ask(CHAT, body, b"")
+        else:
+            ask = await self._ask(request, CHAT)
+        demand = read_wanted(request.headers, ask, agent, setup).demand
+        picture = setup.picture
+        readings = picture.readings(demand.chain, stream=ask.stream)
+        decision = decide(demand, picture.models, readings, picture.weights, picture.preferred)
+        return web.json_response({**decision.as_data(), "preferred_provider": picture.preferred})
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """Whether the process works."""
+        return web.json_response({"status": "ok"})
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        """Whether requests are welcome: 503 while it stops. A lost Redis or PostgreSQL is told, and is no reason."""
+        told = {"redis": "lost" if self.live.store.is_lost else "ok", "in_flight": self.live.in_flight}
+        if self.live.draining:
+            return web.json_response({"status": "stopping", **told}, status=503)
+        return web.json_response({"status": "ready", **told})
+
+    @web.middleware
+    async def _faults(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every fault in the shape that clients know, without a traceback."""
+        self._silent.pop(id(request.protocol), None)
+        try:
+            return await handler(request)
+        except ApiError as error:
+            return self._told(request, error)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            return self._told(request, ApiError(error.status, f"{error.reason}.", code="http_error"))
+        except Exception:
+            LOG.exception("a request failed")
+            return self._told(request, ApiError(500, "The router has a fault; its log says more.", code="internal"))
+
+    def _told(self, request: web.Request, error: ApiError) -> web.Response:
+        body = error.body()
+        if request.path == "/v1/messages":
+            body = {"type": "error", "error": {"type": error.type, "message": error.message}}
+        return web.json_response(body, status=error.status, headers=error.all_headers())
+
+    def watch(self, handler: web.RequestHandler) -> web.RequestHandler:
+        """A handler of a new connection, which is closed if it has not brought a whole request after a while."""
+        self._silent[id(handler)] = handler
+
+        def check() -> None:
+            if self._silent.pop(id(handler), None) is not None and handler.transport is not None:
+                handler.transport.close()
+
+        asyncio.get_running_loop().call_later(_FIRST_REQUEST_SECONDS, check)
+        return handler
+
+
+def header_safe(text: str) -> str:
+    """A name from a request, fit for logs."""
+    return text if _TASK.fullmatch(text.replace("/", "-").replace(":", "-").lower() or "-") else "?"
+
+
+def _plain_type(content_type: str) -> str:
+    return content_type if content_type in ("application/json", "text/plain") else "text/plain"
+
+
+def _names(setup: Setup) -> dict[str, str]:
+    models = {name: model.provider for name, model in setup.picture.models.items()}
+    return {**models, **{ALIAS_PREFIX + task: "nhi" for task in setup.config.tasks}}
+
+
+def _listed(name: str, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner}

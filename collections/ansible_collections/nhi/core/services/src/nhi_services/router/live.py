@@ -1,0 +1,94 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a running router consists of, and what a request keeps of it even if the configuration is reloaded meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from ansible_collections.nhi.core.plugins.module_utils.redis_keys import cooldown_key, quota_limits_key
+from redis.asyncio import Redis
+
+from nhi_services.router.config import AgentConfig, RouterConfig
+from nhi_services.router.picture import Picture
+from nhi_services.router.quota_store import QuotaStore
+from nhi_services.router.trail import Trail
+from nhi_services.router.upstream import Provider, Upstream
+from nhi_services.router.waiting import WaitRoom
+
+LOG: Final = logging.getLogger("nhi.router")
+
+
+class Recorder(Protocol):
+    """Is told of each request when it is over; never waits, never fails."""
+
+    def record(self, trail: Trail, setup: Setup) -> None:
+        """Take it down."""
+
+
+class Purse(Protocol):
+    """Keeps to budgets: what a request may cost is taken before it is sent, and corrected afterwards."""
+
+    async def take(self, agent: AgentConfig, micro_usd: int) -> str | None:
+        """Take an estimate; the reason why not, or None."""
+
+    def correct(self, agent: AgentConfig, taken_micro_usd: int, used_micro_usd: int) -> None:
+        """Say what it was in the end."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One configuration and what was made of it; a reload makes another."""
+
+    config: RouterConfig
+    picture: Picture
+    providers: Mapping[str, Provider]
+    agents: Mapping[str, AgentConfig]
+
+    @classmethod
+    def of(cls, config: RouterConfig, before: Setup | None = None) -> Setup:
+        """Read everything that the configuration names; ConfigError leaves the old one at work."""
+        providers = {name: Provider.load(name, provider) for name, provider in config.providers.items()}
+        picture = Picture(config)
+        if before is not None:
+            picture.adopt(before.picture)
+        return cls(config, picture, providers, {agent.key_sha256: agent for agent in config.agents})
+
+
+@dataclass
+class Live:
+    """The running router."""
+
+    setup: Setup
+    redis: Redis
+    store: QuotaStore
+    upstream: Upstream
+    recorders: list[Recorder] = field(default_factory=list)
+    purse: Purse | None = None
+    room: WaitRoom = field(default_factory=WaitRoom)
+    extras: dict[str, Any] = field(default_factory=dict)
+    in_flight: int = 0
+    draining: bool = False
+
+    def finish(self, trail: Trail, setup: Setup) -> None:
+        """Tell everybody who keeps books of a request that is over."""
+        for recorder in self.recorders:
+            try:
+                recorder.record(trail, setup)
+            except Exception:
+                LOG.exception("a request was not recorded by %s", type(recorder).__name__)
+
+    def pause(self, provider: str, model: str | None, reason: str, ms: int) -> None:
+        """Let all routers know that a provider, or one of its models, is not to be asked for a while."""
+        key = cooldown_key(provider, model)
+        self.store.settler.do(lambda pipeline: pipeline.set(key, reason[:200], px=max(1, ms)))
+
+    def learn(self, provider: str, limits: Mapping[str, int], model: str | None) -> None:
+        """Let all routers know limits that the provider itself named."""
+        fields: dict[Any, Any] = {f"{model or ''}|{name}": value for name, value in limits.items()}
+        if fields:
+            self.store.settler.do(lambda pipeline: pipeline.hset(quota_limits_key(provider), mapping=fields))

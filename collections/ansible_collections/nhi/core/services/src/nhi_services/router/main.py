@@ -1,0 +1,176 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`nhi-router`: read the configuration, answer, reload on SIGHUP, stop cleanly on SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+from redis.asyncio import Redis
+
+from nhi_services.router.app import Api
+from nhi_services.router.config import ConfigError, RouterConfig, load_config, read_secret_file
+from nhi_services.router.live import Live, Setup
+from nhi_services.router.quota_store import QuotaStore
+from nhi_services.router.refresh import Refresher
+from nhi_services.router.trail import Trail
+from nhi_services.router.upstream import Upstream
+
+LOG: Final = logging.getLogger("nhi.router")
+DEFAULT_FILE: Final = Path("/etc/nhi/router.yml")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line, as journald and Loki like it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage(),
+        }  # fmt: skip
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class RequestLog:
+    """Writes one line for each request, without prompt, answer or key."""
+
+    def record(self, trail: Trail, _setup: Setup) -> None:
+        """Take it down."""
+        LOG.info("request", extra={"fields": trail.as_log()})
+
+
+def make_live(config: RouterConfig, instance: str) -> Live:
+    """A router for a configuration; nothing is asked yet."""
+    setup = Setup.of(config)
+    password = read_secret_file(config.redis.password_file) if config.redis.password_file else None
+    client = Redis.from_url(
+        config.redis.url, password=password, socket_timeout=2.0, socket_connect_timeout=2.0, max_connections=200
+    )
+    store = QuotaStore(client, instance, config.instances)
+    return Live(setup, client, store, Upstream(), [RequestLog()])
+
+
+class Router:
+    """A router that runs in an event loop."""
+
+    def __init__(self, config: RouterConfig, path: Path | None = None) -> None:
+        self.instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.live = make_live(config, self.instance)
+        self.api = Api(self.live)
+        self.application = self.api.application()
+        self._path = path
+        self._refresher = Refresher(self.live, self.instance)
+        self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
+
+    async def start(self, *, reuse_port: bool = False) -> None:
+        """Answer from now on."""
+        self.live.store.settler.start()
+        self._refresher.start()
+        self._runner = web.AppRunner(self.application, handle_signals=False, handler_cancellation=True, access_log=None)
+        await self._runner.setup()
+        listen = self.live.setup.config.listen
+        make, watch = self._runner.server, self.api.watch
+        if make is None:
+            raise RuntimeError("the runner has no server after its setup")
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: watch(make()), listen.host, listen.port, backlog=1024, reuse_port=reuse_port or None
+        )
+        LOG.info("listening", extra={"fields": {"host": listen.host, "port": listen.port, "instance": self.instance}})
+
+    def reload(self) -> None:
+        """Take a new configuration for requests that come from now on; one with faults changes nothing."""
+        if self._path is None:
+            return
+        try:
+            self.live.setup = Setup.of(load_config(self._path), self.live.setup)
+        except ConfigError as error:
+            LOG.error("the configuration stays as it was: %s", error)  # noqa: TRY400 -- the message says it all
+            return
+        LOG.info("the configuration was read again")
+
+    async def stop(self) -> None:
+        """Take no more requests, let those under way end, and settle what they used."""
+        self.live.draining = True
+        deadline = time.monotonic() + self.live.setup.config.listen.drain_seconds
+        while self.live.in_flight and time.monotonic() < deadline:  # noqa: ASYNC110 -- counted, not signalled
+            await asyncio.sleep(0.05)
+        if self._server:
+            self._server.close()
+        if self._runner:
+            await self._runner.cleanup()
+        await self._refresher.stop()
+        unsettled = await self.live.store.settler.close(5.0)
+        if unsettled:
+            LOG.warning("%d reservations could not be settled: their quota counts as used", unsettled)
+        await self.live.upstream.close()
+        await self.live.redis.aclose()
+
+
+async def serve(router: Router, *, reuse_port: bool = False) -> None:
+    """Run until SIGTERM or SIGINT."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    loop.add_signal_handler(signal.SIGHUP, router.reload)
+    await router.start(reuse_port=reuse_port)
+    await ended.wait()
+    await router.stop()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="nhi-router", description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path(os.environ.get("NHI_ROUTER_CONFIG", DEFAULT_FILE)))
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
+    parser.add_argument("--reuse-port", action="store_true", help="let several routers listen on the same port")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    arguments = parser.parse_args(argv)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=arguments.log_level.upper(), handlers=[handler])
+    try:
+        config = load_config(arguments.config)
+        router_of = Router if not arguments.check else None
+        Setup.of(config)
+    except ConfigError as error:
+        print(f"nhi-router: {error}", file=sys.stderr)
+        return 2
+    if router_of is None:
+        print(f"{arguments.config} is valid")
+        return 0
+    import uvloop
+
+    async def run() -> None:
+        await serve(Router(config, arguments.config), reuse_port=arguments.reuse_port)
+
+    uvloop.run(run())
+    return 0
+
+
+def hash_key(key: str) -> str:
+    """What of a key goes into the configuration."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What happened to one request: for its headers, its log line, its costs and its metrics."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.nhi.core.plugins.module_utils.routing import Decision
+
+
+@dataclass
+class Tried:
+    """One attempt."""
+
+    model: str
+    provider: str
+    what: str = ""  # empty: it went well
+    status: int = 0
+    ms: float = 0.0
+
+
+@dataclass
+class Trail:
+    """From the request's arrival to its end."""
+
+    agent: str
+    task: str
+    form: str
+    asked_for: str
+    stream: bool = False
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    arrived: float = field(default_factory=time.monotonic)
+    decision: Decision | None = None
+    tried: list[Tried] = field(default_factory=list)
+    model: str = ""
+    provider: str = ""
+    queued_ms: float = 0.0
+    first_token_ms: float | None = None
+    degraded: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    status: int = 0
+    outcome: str = ""  # done, failed, cut, gone (the client hung up)
+    quota_left: int | None = None
+
+    @property
+    def ms(self) -> float:
+        """Since it arrived."""
+        return (time.monotonic() - self.arrived) * 1000
+
+    def headers(self) -> dict[str, str]:
+        """What every answer says."""
+        told = {"X-NHI-Request-Id": self.request_id, "X-NHI-Attempts": str(len(self.tried))}
+        if self.model:
+            told["X-NHI-Provider"], told["X-NHI-Model"] = self.provider, self.model
+        if self.queued_ms >= 1:
+            told["X-NHI-Queue-Ms"] = str(round(self.queued_ms))
+        if self.quota_left is not None:
+            told["X-NHI-Quota-Left"] = str(self.quota_left)
+        if self.degraded:
+            told["X-NHI-Degraded"] = header_text(self.degraded)
+        return told
+
+    def as_log(self) -> dict[str, Any]:
+        """One line of the log, without prompt, answer or key."""
+        return {
+            "request_id": self.request_id, "agent": self.agent, "task": self.task, "form": self.form,
+            "asked_for": self.asked_for, "stream": self.stream, "provider": self.provider, "model": self.model,
+            "attempts": [{"model": one.model, "what": one.what or "good"} for one in self.tried],
+            "outcome": self.outcome, "status": self.status, "ms": round(self.ms, 1),
+            "queued_ms": round(self.queued_ms, 1),
+            "first_token_ms": None if self.first_token_ms is None else round(self.first_token_ms, 1),
+            "input_tokens": self.input_tokens, "output_tokens": self.output_tokens, "degraded": self.degraded,
+        }  # fmt: skip
+
+
+def header_text(text: str) -> str:
+    """A text that is safe in a header: printable ASCII, one line, bounded."""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text)[:500]

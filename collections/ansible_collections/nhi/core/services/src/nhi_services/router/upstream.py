@@ -1,0 +1,178 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The router as a client of providers: one pool of connections, time limits by stage, faults by what they mean."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import hdrs
+from ansible_collections.nhi.core.plugins.module_utils.provider_limits import Heard, heard_in_headers
+
+from nhi_services.router.asks import MESSAGES
+from nhi_services.router.config import ProviderConfig, read_secret_file
+
+_ANTHROPIC_VERSION: Final = "2023-06-01"
+_MOST_BYTES: Final = 64 * 1024 * 1024
+# What of the client's headers a provider of the Anthropic form has to know.
+_FORWARDED: Final = ("anthropic-beta", "anthropic-version")
+
+
+class UpstreamError(Exception):
+    """A provider could not be asked, or gave no answer that can be used.
+
+    ``sent``: it may have counted the request. ``what`` is a short reason without any content.
+    """
+
+    def __init__(self, what: str, *, sent: bool) -> None:
+        super().__init__(what)
+        self.what = what
+        self.sent = sent
+
+
+@dataclass
+class Provider:
+    """A provider with what has to be read from disk for it."""
+
+    name: str
+    config: ProviderConfig
+    headers: dict[str, str]
+    native_headers: dict[str, str]
+    tls: ssl.SSLContext | bool
+    timeout: aiohttp.ClientTimeout
+
+    @classmethod
+    def load(cls, name: str, config: ProviderConfig) -> Provider:
+        """Read its key; ConfigError when that can not be read."""
+        key = read_secret_file(config.api_key_file) if config.api_key_file else ""
+        common = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        bearer = {"Authorization": f"Bearer {key}"} if key else {}
+        native = {"x-api-key": key, "anthropic-version": _ANTHROPIC_VERSION} if key else {}
+        limits = config.timeouts
+        tls: ssl.SSLContext | bool = True
+        if config.ca_file:
+            tls = ssl.create_default_context(cafile=str(config.ca_file))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.idle)
+        return cls(name, config, {**common, **bearer}, {**common, **native}, tls, timeout)
+
+
+@dataclass
+class Answer:
+    """The head of an answer; read the body in any case, or release it."""
+
+    response: aiohttp.ClientResponse
+    sent_at: float
+    headers_at: float
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        return self.response.status
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the body is a stream of events."""
+        return self.response.content_type == "text/event-stream"
+
+    async def read(self, seconds: float) -> bytes:
+        """The whole body; UpstreamError when it does not come, or has no end."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await _bounded(self.response)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self.response.close()
+            raise UpstreamError(f"its answer broke off: {_words(error)}", sent=True) from error
+
+    def close(self) -> None:
+        """Hang up: the provider should not go on."""
+        self.response.close()
+
+
+class Upstream:
+    """Sends requests to providers."""
+
+    faults: Final = (aiohttp.ClientError,)
+
+    @staticmethod
+    def heard(answer: Answer, now_ms: int, requests_per: str) -> Heard | None:
+        """What a good answer said of limits; None where it said nothing, which is found out at once."""
+        headers = answer.response.headers
+        if "x-ratelimit-limit-requests" in headers or "anthropic-ratelimit-requests-limit" in headers:
+            return heard_in_headers(headers, now_ms, requests_per)
+        return None
+
+    def __init__(self) -> None:
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=30)
+        self._session = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True, trust_env=False,
+            skip_auto_headers=[hdrs.USER_AGENT],
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def send(
+        self, provider: Provider, form: str, path: str, body: Mapping[str, Any], client_headers: Mapping[str, str]
+    ) -> Answer:
+        """Send a request and wait for the head of the answer; UpstreamError when there is none."""
+        headers = provider.headers
+        if form == MESSAGES:
+            headers = {
+                **provider.native_headers,
+                **{name: client_headers[name] for name in _FORWARDED if name in client_headers},
+            }
+        sent_at = time.monotonic()
+        try:
+            async with asyncio.timeout(provider.config.timeouts.first_byte):
+                response = await self._session.post(
+                    provider.config.base_url + path, data=json.dumps(body, separators=(",", ":")).encode(),
+                    headers=headers, ssl=provider.tls, timeout=provider.timeout, allow_redirects=False,
+                )  # fmt: skip
+        except aiohttp.ClientConnectorError as error:
+            raise UpstreamError(_words(error), sent=False) from error
+        except TimeoutError as error:
+            unsent = isinstance(error, aiohttp.ConnectionTimeoutError)
+            raise UpstreamError("it did not answer in time", sent=not unsent) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise UpstreamError(_words(error), sent=True) from error
+        return Answer(response, sent_at, time.monotonic())
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    length = response.content_length
+    if length is not None and length <= _MOST_BYTES:
+        return await response.read()
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > _MOST_BYTES:
+            response.close()
+            raise UpstreamError("its answer has no end", sent=True)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _words(error: BaseException) -> str:
+    """What happened, without addresses or content, which may hold more than a client should see."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name can not be resolved"
+    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
+        return "its TLS certificate or handshake failed"
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "it can not be reached"
+    if isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionResetError)):
+        return "it closed the connection"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "its answer is not complete"
+    return f"it does not speak HTTP as it should ({type(error).__name__})"
