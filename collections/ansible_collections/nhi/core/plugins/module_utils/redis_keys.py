@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Final
 
 PREFERRED_PROVIDER: Final = "orchestrator:preferred_provider"
+# Providers that a router knows: a set.
+PROVIDERS: Final = "api_providers"
 ROUTER_INSTANCES: Final = "router:instances"
 GPU_SEMAPHORE: Final = "semaphore:gpu"
 GPU_HEARTBEAT: Final = "semaphore:gpu:heartbeat"
@@ -24,6 +26,11 @@ def quota_key(provider: str, date: str) -> str:
 def quota_window_key(provider: str, model: str | None = None) -> str:
     """Requests of the last 60 seconds: a sorted set; its tokens are in the hash beside it."""
     return f"api_window:{provider}:{model}" if model else f"api_window:{provider}"
+
+
+def quota_terms_key(provider: str) -> str:
+    """What the router's configuration says of a provider: limits and zone, a hash."""
+    return f"api_terms:{provider}"
 
 
 def quota_limits_key(provider: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from ansible_collections.nhi.core.plugins.module_utils import redis_keys
 from ansible_collections.nhi.core.plugins.module_utils.quota import day_at, emergency_share
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import UsageCall, learned_limits
+from ansible_collections.nhi.core.plugins.module_utils.quota_desk import Terms, published
 from ansible_collections.nhi.core.plugins.module_utils.quota_projection import (
     LOOK_BACK_MS,
     Projection,
@@ -28,6 +29,7 @@ from nhi_services.router.live import Live
 LOG: Final = logging.getLogger("nhi.router.refresh")
 EVERY_SECONDS: Final = 1.0
 SAMPLE_EVERY_MS: Final = 300_000
+PUBLISH_SECONDS: Final = 60.0
 PREFERRED_SECONDS: Final = 14_400
 HEARTBEAT_MEMORY_MS: Final = 30_000
 
@@ -40,6 +42,8 @@ class Refresher:
         self._instance = instance
         self._task: asyncio.Task[None] | None = None
         self._at_work = asyncio.Lock()
+        self._published = 0
+        self._published_at = 0.0
 
     def start(self) -> None:
         """Begin, in the running loop."""
@@ -74,6 +78,7 @@ class Refresher:
     async def _round(self) -> None:
         live, store = self._live, self._live.store
         picture, client, now = live.setup.picture, live.redis, store.now_ms
+        await self._publish()
         for provider, config in live.setup.config.providers.items():
             learned: Any = await client.hgetall(redis_keys.quota_limits_key(provider))
             picture.learn(provider, learned_limits(learned))
@@ -89,6 +94,19 @@ class Refresher:
         picture.gpu_light = await self._gpu_light()
         await self._prefer()
         await self._keep_aside(now)
+
+    async def _publish(self) -> None:
+        """Let modules and scans know the providers with what the configuration says of them, now and then."""
+        setup = self._live.setup
+        if self._published == id(setup) and time.monotonic() - self._published_at < PUBLISH_SECONDS:
+            return
+        for provider, config in setup.config.providers.items():
+            limits = {name: model.limits.limits() for name, model in config.models.items()}
+            terms = published(Terms(config.reset_zone, {"": config.limits.limits(), **limits}))
+            key = redis_keys.quota_terms_key(provider)
+            pipeline: Any = self._live.redis.pipeline(transaction=True)
+            await pipeline.delete(key).hset(key, mapping=terms).sadd(redis_keys.PROVIDERS, provider).execute()
+        self._published, self._published_at = id(setup), time.monotonic()
 
     async def _cooldowns(self, provider: str, models: list[str]) -> None:
         """Pauses that other routers were asked for."""
