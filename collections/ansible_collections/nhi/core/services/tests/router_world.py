@@ -117,7 +117,6 @@ async def world(server: ValkeyServer, names: list[str] | None = None, **config: 
         await free.stop()
         settings = merge(configuration(server, providers), {"listen": {"port": free.port}, **config})
         router = Router(parse_config(settings))
-        router._refresher._live.extras["test"] = True
         await router.start()
         await router._refresher.once()
         try:

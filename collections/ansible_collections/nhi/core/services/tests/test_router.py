@@ -158,3 +158,25 @@ def test_a_cut_stream_goes_on_with_the_next_model_where_that_is_wanted(server: V
         assert world.providers["fair"].seen[0][1]["messages"][-2] == {"role": "assistant", "content": "Hello"}
 
     play(server, work)
+
+
+def test_status_and_metrics_tell_what_happened_and_no_word_of_what_was_said(server: ValkeyServer) -> None:
+    async def work(world: World) -> None:
+        world.providers["good"].faults.append(status(500))
+        await world.chat(messages=[{"role": "user", "content": "top secret"}])
+        async with world.session.get(world.url + "/v1/nhi/status", headers=world.headers) as answer:
+            told = await answer.json()
+        assert told["providers"]["good"]["limits"]["requests_per_day"] == 1000
+        [last] = told["last"]
+        assert [one["what"] for one in last["attempts"]] == ["HTTP 500", "good"]
+        async with world.session.get(world.url + "/metrics") as answer:
+            metrics = await answer.text()
+        assert 'api_requests_total{provider="fair",status="done"} 1.0' in metrics
+        assert 'api_errors_total{model="good-model",provider="good"} 1.0' in metrics
+        assert 'routing_decision{provider="fair",task_type="code"} 1.0' in metrics
+        assert 'api_quota_remaining{limit="requests_per_day",model="fair-model",provider="fair"}' in metrics
+        assert "secret" not in metrics + json.dumps(told)
+        async with world.session.get(world.url + "/v1/nhi/status") as answer:
+            assert answer.status == 401
+
+    play(server, work)

@@ -10,22 +10,31 @@ import hashlib
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from importlib.resources import files
 from typing import Any, Final
 
 from aiohttp import hdrs, web
 from ansible_collections.nhi.core.plugins.module_utils.routing import decide
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from nhi_services.router.api_errors import ApiError
 from nhi_services.router.asks import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, Ask, parse_json, read_ask
 from nhi_services.router.attempts import Attempts, UpstreamRefusalError
 from nhi_services.router.config import ALIAS_PREFIX, AgentConfig
 from nhi_services.router.live import Live, Setup
+from nhi_services.router.metrics import Metrics
+from nhi_services.router.status import LastRequests, status_of
 from nhi_services.router.streams import error_event
 from nhi_services.router.trail import Trail
 from nhi_services.router.wanted import read_wanted
 
 LOG: Final = logging.getLogger("nhi.router")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline';"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+}  # fmt: skip
 _BODY_SECONDS: Final = 60.0
 _FIRST_REQUEST_SECONDS: Final = 15.0
 _TASK: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -36,6 +45,8 @@ class Api:
 
     def __init__(self, live: Live) -> None:
         self.live = live
+        self._metrics, self._last = Metrics(live), LastRequests()
+        live.recorders += [self._metrics, self._last]
         self._silent: dict[int, web.RequestHandler] = {}
 
     def application(self) -> web.Application:
@@ -51,6 +62,9 @@ class Api:
         app.router.add_get("/v1/models/{name:.+}", self.one_model)
         app.router.add_post("/v1/nhi/route", self.route)
         app.router.add_get("/v1/nhi/route", self.route)
+        app.router.add_get("/v1/nhi/status", self.status)
+        app.router.add_get("/metrics", self.metrics_text)
+        app.router.add_get("/ui", self.ui)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
         return app
@@ -176,6 +190,20 @@ class Api:
         readings = picture.readings(demand.chain, stream=ask.stream)
         decision = decide(demand, picture.models, readings, picture.weights, picture.preferred)
         return web.json_response({**decision.as_data(), "preferred_provider": picture.preferred})
+
+    async def status(self, request: web.Request) -> web.Response:
+        """Quotas, health, queue, GPU, the last decisions."""
+        self.agent_of(request, self.live.setup)
+        return web.json_response(status_of(self.live, self._last))
+
+    async def metrics_text(self, _request: web.Request) -> web.Response:
+        """For Prometheus."""
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def ui(self, _request: web.Request) -> web.Response:
+        """The page; what it shows it asks for with a key."""
+        page = files("nhi_services.router").joinpath("ui/index.html").read_bytes()
+        return web.Response(body=page, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS)
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """Whether the process works."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -70,7 +70,8 @@ class Live:
     recorders: list[Recorder] = field(default_factory=list)
     purse: Purse | None = None
     room: WaitRoom = field(default_factory=WaitRoom)
-    extras: dict[str, Any] = field(default_factory=dict)
+    # What others add to the status, by name.
+    told: dict[str, Callable[[], Any]] = field(default_factory=dict)
     in_flight: int = 0
     draining: bool = False
 
