@@ -31,9 +31,8 @@ class _Now(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families."""
         picture, live = self._live.setup.picture, self._live
-        left = GaugeMetricFamily(
-            "api_quota_remaining", "What is left of a limit.", labels=["provider", "model", "limit"]
-        )
+        labels = ["provider", "model"]
+        left = GaugeMetricFamily("api_quota_remaining", "What is left of a limit.", labels=[*labels, "limit"])
         light = {"RED": 0, "YELLOW": 1, "GREEN": 2}
         open_ = GaugeMetricFamily("api_model_open", "Whether a model can be asked now.", labels=labels)
         readings = picture.readings(picture.states, stream=False)
