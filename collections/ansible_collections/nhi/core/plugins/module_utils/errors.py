@@ -93,6 +93,10 @@ class QuotaError(NHIError):
     """A limit or a time zone of a provider is not valid, or its quota can not be read or changed."""
 
 
+class CostError(NHIError):
+    """A price, a sum or a budget is not valid, or costs can not be read."""
+
+
 class RestartError(NHIError):
     """A restart stopped half-way; the message says what was restarted and what was not."""
 

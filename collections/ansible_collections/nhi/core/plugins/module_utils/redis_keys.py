@@ -48,6 +48,16 @@ def quota_book_key(owner: str) -> str:
     return f"api_pending:{owner}"
 
 
+def spend_key(date: str) -> str:
+    """Micro-USD spent or set aside on a day (UTC), by agent: a hash with an expiry; ``*`` is all of it."""
+    return f"api_spend:{date}"
+
+
+def spend_book_key(owner: str) -> str:
+    """Micro-USD set aside that their owner has not settled, by id: a hash with an expiry."""
+    return f"api_spend_pending:{owner}"
+
+
 def cooldown_key(provider: str, model: str | None = None) -> str:
     """Why a provider or model is not asked for a while: a text with an expiry."""
     return f"api_cooldown:{provider}:{model}" if model else f"api_cooldown:{provider}"

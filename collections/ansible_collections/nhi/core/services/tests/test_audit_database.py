@@ -28,8 +28,8 @@ from ansible_collections.nhi.core.plugins.module_utils.audit_verify import verif
 from ansible_collections.nhi.core.plugins.module_utils.errors import AuditError
 from nhi_services.audit_database import AuditDatabase
 from nhi_services.audit_replay import compare, replay
-from nhi_services.audit_settings import DatabaseSettings
 from nhi_services.cli import main
+from nhi_services.postgres import DatabaseSettings
 from nhi_services.settings import SettingsError
 
 pytestmark = pytest.mark.slow

@@ -24,7 +24,8 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import AuditError
 
 from nhi_services.audit_database import AuditDatabase
 from nhi_services.audit_replay import compare, replay
-from nhi_services.audit_settings import DatabaseSettings, read_database_settings
+from nhi_services.audit_settings import read_database_settings
+from nhi_services.postgres import DatabaseSettings
 from nhi_services.settings import Settings, SettingsError
 from nhi_services.table import Cell, Screen, lines_of, screen_of
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,18 +13,13 @@ from typing import Any, Self
 
 from ansible_collections.nhi.core.plugins.module_utils.errors import AuditError
 
-from nhi_services.audit_settings import DatabaseSettings
-from nhi_services.settings import SettingsError
+from nhi_services.postgres import DatabaseSettings, conninfo_of, explained
 
-try:
+# Where it is missing, conninfo_of says so before anything else is done.
+with contextlib.suppress(ImportError):
     import psycopg
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo
-except ImportError:
-    HAS_PSYCOPG = False
-else:
-    HAS_PSYCOPG = True
 
-_CONNECT_SECONDS = 5
+_ABOUT = "of the audit log"
 _STATEMENT_MILLISECONDS = 30_000
 
 
@@ -39,27 +35,12 @@ class AuditDatabase:
     """One connection, as a context; every failure is an AuditError that names the database and never the password."""
 
     def __init__(self, settings: DatabaseSettings) -> None:
-        if not HAS_PSYCOPG:
-            raise SettingsError("the Python package psycopg is missing: install nhi-services[audit]")
-        try:
-            given = conninfo_to_dict(settings.conninfo)
-        except psycopg.Error as error:
-            raise SettingsError(f"the conninfo of the audit log's database is not valid: {_words(error)}") from error
-        if given.get("password"):
-            raise SettingsError(
-                "the conninfo of the audit log's database holds a password, which everybody may see there: put it into"
-                " a file of mode 0600 and name that as password_file"
-            )
-        self._settings = settings
+        self._conninfo = conninfo_of(settings, _ABOUT, "nhi audit")
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
     def __enter__(self) -> Self:
-        options: dict[str, str | int] = {"connect_timeout": _CONNECT_SECONDS, "application_name": "nhi audit"}
-        if self._settings.password is not None:
-            options["password"] = self._settings.password
         try:
-            conninfo = make_conninfo(self._settings.conninfo, **options)
-            self._connection = psycopg.connect(conninfo, autocommit=True)
+            self._connection = psycopg.connect(self._conninfo, autocommit=True)
             self._connection.execute(f"SET statement_timeout = {_STATEMENT_MILLISECONDS}")
         except psycopg.Error as error:
             raise self._explained("can not be reached", error) from error
@@ -110,9 +91,4 @@ class AuditDatabase:
         return self._connection
 
     def _explained(self, what: str, error: psycopg.Error) -> AuditError:
-        return AuditError(f"the database of the audit log {what}: {_words(error)}")
-
-
-def _words(error: psycopg.Error) -> str:
-    lines = (error.diag.message_primary or str(error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        return AuditError(f"the database {_ABOUT} {what}: {explained(error)}")

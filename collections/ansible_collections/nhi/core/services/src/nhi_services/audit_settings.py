@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from nhi_services.settings import DEFAULT_FILE, SettingsError, read_private, read_toml
+from nhi_services.postgres import DatabaseSettings, read_password
+from nhi_services.settings import DEFAULT_FILE, SettingsError, read_toml
 
 FILE_NAME: Final = "audit.toml"
 CREDENTIAL: Final = "audit_database_password"
@@ -18,14 +18,6 @@ DATABASE_VARIABLE: Final = "NHI_AUDIT_DATABASE"
 PASSWORD_VARIABLE: Final = "NHI_AUDIT_PASSWORD"  # noqa: S105 -- a name
 
 _KNOWN: Final = ("conninfo", "password_file")
-
-
-@dataclass(frozen=True)
-class DatabaseSettings:
-    """How to reach the database: what libpq calls a connection string, without the password."""
-
-    conninfo: str
-    password: str | None = field(default=None, repr=False)
 
 
 def read_database_settings(environment: Mapping[str, str], config: Path | None = None) -> DatabaseSettings | None:
@@ -36,7 +28,8 @@ def read_database_settings(environment: Mapping[str, str], config: Path | None =
     conninfo = environment.get(DATABASE_VARIABLE) or table.get("conninfo")
     if not conninfo:
         return None
-    return DatabaseSettings(conninfo, _password(environment, table))
+    password = read_password(environment, PASSWORD_VARIABLE, CREDENTIAL, table.get("password_file"))
+    return DatabaseSettings(conninfo, password)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -46,14 +39,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not usable or set(content) - {"database"}:
         raise SettingsError(f"{path} may hold a table [database] with the texts {' and '.join(_KNOWN)}, nothing else.")
     return dict(table)
-
-
-def _password(environment: Mapping[str, str], table: Mapping[str, str]) -> str | None:
-    if password := environment.get(PASSWORD_VARIABLE):
-        return password
-    if directory := environment.get("CREDENTIALS_DIRECTORY"):
-        credential = Path(directory) / CREDENTIAL
-        if credential.exists():
-            return read_private(credential, private=False)
-    file = table.get("password_file")
-    return read_private(Path(file).expanduser(), private=True) if file else None
