@@ -295,7 +295,7 @@ def test_without_database_and_disk_the_oldest_are_dropped_and_counted(
             ledger.record(entry(number))
         assert ledger.stats.dropped + ledger.stats.waiting == 200
         assert ledger.stats.waiting <= 51
-        del spool._begin  # type: ignore[method-assign]
+        del spool._begin
         await until(lambda: ledger.stats.waiting == 0)
         assert ledger.stats.dropped + ledger.stats.spooled == 200
         await ledger.close()
