@@ -58,6 +58,11 @@ def spend_book_key(owner: str) -> str:
     return f"api_spend_pending:{owner}"
 
 
+def spend_mark_key(spend_id: str) -> str:
+    """That something spent while Redis was lost has been counted: a text with an expiry."""
+    return f"api_spend_counted:{spend_id}"
+
+
 def cooldown_key(provider: str, model: str | None = None) -> str:
     """Why a provider or model is not asked for a while: a text with an expiry."""
     return f"api_cooldown:{provider}:{model}" if model else f"api_cooldown:{provider}"
