@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
+from ansible_collections.nhi.core.plugins.module_utils.api_costs import Budgets, Price, PriceTable, usd
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError, QuotaError
 from ansible_collections.nhi.core.plugins.module_utils.files import explain
 from ansible_collections.nhi.core.plugins.module_utils.quota import Limits, zone_named
@@ -54,6 +55,13 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _hook_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        raise ValueError("must be http(s)://HOST[:PORT]/PATH without a user")
+    return value
+
+
 def _sha256(value: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", value):
         raise ValueError("must be the SHA-256 of the key, 64 hexadecimal digits (nhi-router hash-key makes it)")
@@ -64,6 +72,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Usd = Annotated[float, Field(ge=0)]
+Days = Annotated[int, Field(ge=1, le=3650)]
 
 
 class _Part(BaseModel):
@@ -83,7 +92,7 @@ class LimitsConfig(_Part):
         return Limits(**self.model_dump())
 
 
-class Price(_Part):
+class PriceConfig(_Part):
     """USD per million tokens."""
 
     input: Usd = 0.0
@@ -101,7 +110,7 @@ class ModelConfig(_Part):
         {"chat", "tools", "json"}
     )
     limits: LimitsConfig = LimitsConfig()
-    price: Price = Price()
+    price: PriceConfig = PriceConfig()
 
 
 class Timeouts(_Part):
@@ -211,6 +220,53 @@ class PostgresConfig(_Part):
         return self
 
 
+class SpoolConfig(_Part):
+    """Where costs and decisions wait on disk while PostgreSQL is lost; at its bound the oldest are given up."""
+
+    directory: Path
+    mib: Annotated[int, Field(ge=1, le=65_536)] = 256
+
+
+class RetentionConfig(_Part):
+    """For how many days rows are kept in PostgreSQL; sums by day are kept for good."""
+
+    requests_days: Days = 90
+    decisions_days: Days = 14
+    hours_days: Days = 90
+    deferred_days: Days = 30
+
+
+class NotifyConfig(_Part):
+    """Who is told that a deferred task has ended: a command gets JSON on its standard input, a URL gets a POST.
+
+    Addresses of web hooks are often secrets of their own: then name their file.
+    """
+
+    command: list[str] | None = Field(default=None, min_length=1)
+    url: Annotated[str, AfterValidator(_hook_url)] | None = None
+    url_file: Path | None = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
+    attempts: Annotated[int, Field(ge=1, le=100)] = 10
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if sum(way is not None for way in (self.command, self.url, self.url_file)) != 1:
+            raise ValueError("name one of command, url and url_file")
+        if self.command and not Path(self.command[0]).is_absolute():
+            raise ValueError("command begins with the whole path of a program")
+        return self
+
+
+class DeferredConfig(_Part):
+    """Requests that are answered later: bounds, how often one is tried, for how long a router may work at one."""
+
+    lease_seconds: Annotated[float, Field(ge=5, le=86_400)] = 120.0
+    attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    most_open: Annotated[int, Field(ge=1)] = 1000
+    most_mib: Annotated[int, Field(ge=1)] = 200
+    notify: NotifyConfig | None = None
+
+
 class BudgetConfig(_Part):
     """What all agents together may spend in a day (UTC)."""
 
@@ -223,7 +279,9 @@ class RouterConfig(_Part):
     listen: ListenConfig = ListenConfig()
     redis: RedisConfig = RedisConfig()
     postgresql: PostgresConfig | None = None
-    spool_dir: Path | None = None
+    spool: SpoolConfig | None = None
+    retention: RetentionConfig = RetentionConfig()
+    deferred: DeferredConfig = DeferredConfig()
     agents: list[AgentConfig] = []
     agents_file: Path | None = None
     providers: Mapping[Name, ProviderConfig] = Field(min_length=1)
@@ -283,6 +341,17 @@ class RouterConfig(_Part):
             if model in provider.models:
                 return name, provider
         raise KeyError(model)
+
+    def budgets(self) -> Budgets:
+        """What may be spent in a day, for the domain."""
+        total = self.budget.daily_usd
+        agents = {one.name: usd(one.daily_budget_usd) for one in self.agents if one.daily_budget_usd is not None}
+        return Budgets(None if total is None else usd(total), agents)
+
+    def prices(self) -> PriceTable:
+        """The price of each model, for the domain."""
+        models = ((name, model) for provider in self.providers.values() for name, model in provider.models.items())
+        return PriceTable({name: Price.of(model.price.input, model.price.output) for name, model in models})
 
     def chain_of(self, task: str) -> tuple[str, ...]:
         """Models that may answer a task."""

@@ -59,8 +59,8 @@ class Link:
                 LOG.warning("the database of the router is lost: %s", words)
             self.is_lost = True
             raise DatabaseLostError(f"the database of the router can not be used: {words}") from error
-        except BaseException:
-            # Cancelled in the middle: nobody knows what the connection would say next.
+        except asyncio.CancelledError:
+            # In the middle: nobody knows what the connection would say next.
             await self.close()
             raise
         if self.is_lost:
