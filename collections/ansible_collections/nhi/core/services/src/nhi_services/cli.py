@@ -27,6 +27,7 @@ from ansible_collections.nhi.core.plugins.module_utils.state_document import utc
 
 from nhi_services import (
     audit_command,
+    costs_command,
     deps_command,
     history_cli,
     history_commands,
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plans(commands)
     _add_freeze(commands)
     audit_command.add_to(commands, _add)
+    costs_command.add_to(commands, _add)
     return parser
 
 

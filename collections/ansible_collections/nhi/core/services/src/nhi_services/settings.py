@@ -39,6 +39,12 @@ _RESTART_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {
 _RESTART_DEFAULTS: Final[Mapping[str, Any]] = {
     "health_timeout": 60.0, "brain_vmid": 100, "ssh_user": "root", "ssh_private_key": None, "known_hosts": None,
 }  # fmt: skip
+# Where the router's books are, and its router.yml, which knows that too and has the budgets.
+_ROUTER_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {
+    "dsn": ("NHI_ROUTER_DSN", str),
+    "password_file": ("NHI_ROUTER_PASSWORD_FILE", str),
+    "config": ("NHI_ROUTER_CONFIG", str),
+}
 _WORDS: Final[Mapping[str, bool]] = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -61,6 +67,7 @@ class Settings:
     dependency_graph: str | None = None
     restart: Mapping[str, Any] = field(default_factory=dict)
     retention: Retention = field(default_factory=Retention)
+    router: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_settings(
@@ -70,10 +77,13 @@ def read_settings(
     configured = environment.get("NHI_CONFIG")
     path = file or (Path(configured) if configured else DEFAULT_FILE)
     content = read_toml(path, required=file is not None or bool(configured))
-    _refuse_unknown(content, ("state_dir", "dependency_graph", "proxmox", "restart", "scan", "history"), str(path))
-    proxmox, scan, restart, history = (
-        _table(content, name, path) for name in ("proxmox", "scan", "restart", "history")
+    _refuse_unknown(
+        content, ("state_dir", "dependency_graph", "proxmox", "restart", "scan", "history", "router"), str(path)
     )
+    proxmox, scan, restart, history, router = (
+        _table(content, name, path) for name in ("proxmox", "scan", "restart", "history", "router")
+    )
+    _refuse_unknown(router, tuple(_ROUTER_VARIABLES), f"[router] of {path}")
     defaults = _scan_defaults()
     _refuse_unknown(proxmox, (*_PROXMOX_VARIABLES, "api_token_secret_file"), f"[proxmox] of {path}")
     _refuse_unknown(scan, (*defaults, "catalogue"), f"[scan] of {path}")
@@ -97,6 +107,10 @@ def read_settings(
         dependency_graph=_dependency_graph(environment, content, path),
         restart=_restart(environment, restart, path),
         retention=_retention(history, path),
+        router={
+            **{name: _typed(value, str, name, path) for name, value in router.items()},
+            **_from_environment(environment, _ROUTER_VARIABLES),
+        },
     )
 
 
