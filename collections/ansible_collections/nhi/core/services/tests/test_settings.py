@@ -118,7 +118,7 @@ def test_a_file_that_nobody_named_may_be_missing_and_a_named_one_may_not(tmp_pat
         ("x", "is not TOML"),
         (
             "colour = 1",
-            "colour in .* is not a setting: use dependency_graph, history, proxmox, restart, router, scan, " "state_dir",
+            "colour in .* is not a setting: use dependency_graph, history, proxmox, restart, router, scan, state_dir",
         ),
         ("scan = 1", r"scan in .* must be a table"),
         ("state_dir = 1", "state_dir in .* must be of type str, not int"),

@@ -94,6 +94,7 @@ class Api:
         ask = await self._ask(request, form)
         wanted = read_wanted(request.headers, ask, agent, setup)
         trail = Trail(agent.name, wanted.demand.task, form, header_safe(ask.model), ask.stream)
+        trail.user_agent = request.headers.get(hdrs.USER_AGENT, "")
         live.in_flight += 1
         try:
             attempts = Attempts(live, setup, wanted, trail)

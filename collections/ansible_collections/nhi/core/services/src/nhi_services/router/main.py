@@ -139,6 +139,12 @@ async def serve(router: Router, *, reuse_port: bool = False) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["migrate"]:
+        # What it needs, the router itself does not.
+        from nhi_services.router import migrate
+
+        return migrate.main(argv[1:])
     parser = argparse.ArgumentParser(prog="nhi-router", description=__doc__)
     parser.add_argument("--config", type=Path, default=Path(os.environ.get("NHI_ROUTER_CONFIG", DEFAULT_FILE)))
     parser.add_argument("--check", action="store_true", help="check the configuration and exit")

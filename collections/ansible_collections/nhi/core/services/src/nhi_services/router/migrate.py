@@ -9,6 +9,9 @@ functions are. All of a run is one transaction. The router itself only needs the
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +20,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from psycopg import sql
 
 from nhi_services.postgres import DatabaseSettings, explained, open_connection
+from nhi_services.settings import SettingsError, read_private
 
 SCRIPTS: Final = Path(__file__).with_name("migrations")
 _ABOUT: Final = "of the router"
@@ -37,41 +41,71 @@ class MigrationError(NHIError):
     """The tables can not be brought up to date; nothing was changed."""
 
 
-def migrate(settings: DatabaseSettings, role: str | None = None, *, dry_run: bool = False) -> list[str]:
-    """Apply what is missing and let a role use it; the names of what was, or in a dry run would be, applied."""
+def migrate(
+    settings: DatabaseSettings, role: str | None = None, *, owner: str | None = None, dry_run: bool = False
+) -> list[str]:
+    """Apply what is missing and let a role use it; the names of what was, or in a dry run would be, applied.
+
+    ``owner`` is to own the tables, where it is not who connects: a superuser's functions could do anything.
+    """
     try:
-        from alembic import command
-        from alembic.config import Config
-        from alembic.script import ScriptDirectory
-        from sqlalchemy import NullPool, create_engine
+        from sqlalchemy.exc import DBAPIError
     except ImportError as error:
         raise MigrationError("the Python package alembic is missing: install nhi-services[router]") from error
+    try:
+        with contextlib.closing(open_connection(settings, _ABOUT, "nhi-router migrate")) as driver:
+            return _migrate(driver, role, owner, dry_run=dry_run)
+    except (psycopg.Error, DBAPIError) as error:
+        cause = error if isinstance(error, psycopg.Error) else error.orig
+        words = explained(cause) if isinstance(cause, psycopg.Error) else str(error)
+        raise MigrationError(f"the tables of the router can not be brought up to date: {words}") from error
+
+
+def _migrate(driver: psycopg.Connection[Any], role: str | None, owner: str | None, *, dry_run: bool) -> list[str]:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from sqlalchemy import StaticPool, create_engine
 
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
-    scripts = ScriptDirectory.from_config(config)
-    engine = create_engine(
-        "postgresql+psycopg://", creator=lambda: open_connection(settings, _ABOUT, "nhi-router migrate"),
-        poolclass=NullPool,
-    )  # fmt: skip
+    # One connection and one transaction, which Alembic wants to be given in this way.
+    engine = create_engine("postgresql+psycopg://", creator=lambda: driver, poolclass=StaticPool)
+    with engine.begin() as connection:
+        # Whoever comes second finds nothing left to do.
+        driver.execute("SELECT pg_advisory_xact_lock(hashtext('router.migrate'))")
+        if owner:
+            driver.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
+        missing = _missing(ScriptDirectory.from_config(config), _applied(driver))
+        if missing and not dry_run:
+            _make_schema(driver)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        if role and not dry_run:
+            _grant(driver, role)
+    return missing
+
+
+def main(argv: list[str]) -> int:
+    """`nhi-router migrate`; returns the exit code. A line begins with APPLY for each migration."""
+    parser = argparse.ArgumentParser(
+        prog="nhi-router migrate", description="Bring the tables in PostgreSQL up to date."
+    )
+    parser.add_argument("--dsn", required=True, help="the database, as somebody who may make the tables")
+    parser.add_argument("--password-file", type=Path, help="file of mode 0600")
+    parser.add_argument("--owner", help="role that is to own the tables, if it is not the one of --dsn")
+    parser.add_argument("--grant-to", metavar="ROLE", help="role with which the router comes")
+    parser.add_argument("--check", action="store_true", help="say what would be applied, and do nothing")
+    given = parser.parse_args(argv)
     try:
-        with engine.begin() as connection:
-            driver: psycopg.Connection[Any] = connection.connection.dbapi_connection  # type: ignore[assignment]
-            # Whoever comes second finds nothing left to do.
-            driver.execute("SELECT pg_advisory_xact_lock(hashtext('router.migrate'))")
-            missing = _missing(scripts, _applied(driver))
-            if not dry_run:
-                if missing:
-                    _make_schema(driver)
-                    config.attributes["connection"] = connection
-                    command.upgrade(config, "head")
-                if role:
-                    _grant(driver, role)
-            return missing
-    except psycopg.Error as error:
-        raise MigrationError(f"the tables of the router can not be brought up to date: {explained(error)}") from error
-    finally:
-        engine.dispose()
+        password = read_private(given.password_file, private=True) if given.password_file else None
+        done = migrate(DatabaseSettings(given.dsn, password), given.grant_to, owner=given.owner, dry_run=given.check)
+    except NHIError as error:
+        print(f"nhi-router: {error}", file=sys.stderr)
+        return 2 if isinstance(error, SettingsError) else 1
+    for name in done:
+        print(f"APPLY {name}")
+    return 0
 
 
 def apply_sql(revision: str) -> None:

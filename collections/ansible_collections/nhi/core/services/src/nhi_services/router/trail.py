@@ -33,6 +33,7 @@ class Trail:
     form: str
     asked_for: str
     stream: bool = False
+    user_agent: str = ""
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     arrived: float = field(default_factory=time.monotonic)
     decision: Decision | None = None
