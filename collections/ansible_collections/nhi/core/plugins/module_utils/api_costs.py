@@ -74,8 +74,8 @@ class Price:
         return (input_tokens * self.input + output_tokens * self.output) / _TOKENS_OF_A_PRICE
 
     def most(self, prompt_tokens: int, most_output_tokens: int) -> int:
-        """The most that a request can cost, in micro-USD: what a budget has to have room for before it is sent."""
-        return micro_usd(self.cost(prompt_tokens, most_output_tokens))
+        """Micro-USD of a request, rounded up; with the most tokens it may have, what a budget must have room for."""
+        return 0 if self.is_free else micro_usd(self.cost(prompt_tokens, most_output_tokens))
 
 
 class PriceTable:

@@ -87,24 +87,24 @@ async def until(true: Callable[[], bool]) -> None:
 
 def test_a_request_is_a_row_for_each_attempt_and_one_for_the_decision(database: RouterDatabase, tmp_path: Path) -> None:
     config = config_of(database, tmp_path)
-    failed, good = Tried("sonnet", "claude", "HTTP 503", 503, 40), Tried("haiku", "claude", "", 200, 700)
+    failed, good = Tried("sonnet", "claude", "HTTP 503", 503, 40), Tried("haiku", "claude", "", 200, 700, 1_000_000, 10)
 
     async def run() -> Any:
         books = Books(config, "one")
         books.start()
         setup = Setup(config, None, {}, {})  # type: ignore[arg-type]
-        books.recorder.record(
+        books.recorders[0].record(
             a_trail(
                 config, tried=[failed, good], model="haiku", provider="claude", status=200, outcome="done",
-                input_tokens=1_000_000, output_tokens=10, first_token_ms=90.0, degraded="sonnet was busy",
+                first_token_ms=90.0, degraded="sonnet was busy",
             ),
             setup,
         )  # fmt: skip
-        books.recorder.record(a_trail(config, status=429, outcome="failed", decision=None), setup)
-        books.recorder.record(
+        books.recorders[0].record(a_trail(config, status=429, outcome="failed", decision=None), setup)
+        books.recorders[0].record(
             a_trail(
-                config, tried=[Tried("sonnet", "claude", "", 200)], model="sonnet", provider="claude", status=200,
-                outcome="cut", input_tokens=1000, output_tokens=100,
+                config, tried=[Tried("sonnet", "claude", "", 200, 0, 1000, 100)], model="sonnet", provider="claude",
+                status=200, outcome="cut",
             ),
             setup,
         )  # fmt: skip
@@ -142,7 +142,7 @@ def test_tables_that_are_not_there_yet_cost_no_row(server: PostgresServer, tmp_p
         async def run() -> None:
             books, setup = Books(config, "one"), Setup(config, None, {}, {})  # type: ignore[arg-type]
             books.start()
-            books.recorder.record(a_trail(config, status=429, outcome="failed"), setup)
+            books.recorders[0].record(a_trail(config, status=429, outcome="failed"), setup)
             await until(lambda: books.ledger.stats.spooled > 0)
             owner = tmp_path / "owner"
             owner.write_text(PASSWORD)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Final
 
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import Reservation, Wish
 from ansible_collections.nhi.core.plugins.module_utils.routing import Decision, decide
+from ansible_collections.nhi.core.plugins.module_utils.spend_book import Taken
 
 from nhi_services.router.api_errors import ApiError
 from nhi_services.router.live import Live, Setup
@@ -44,6 +47,7 @@ class Lease:
     began: float
     headers_at: float | None = None
     open: bool = True
+    taken: Taken | None = None
 
 
 class Admission:
@@ -125,25 +129,57 @@ class Admission:
             self._trail.decision = decision
         if not decision.attempts:
             return decision, None
-        wishes = [Wish(picture.states[name].scope, self._tokens_for(name)) for name in decision.attempts]
-        verdict = await self._live.store.reserve(wishes)
+        names, taken = await self._afford(decision.attempts)
+        wishes = [Wish(picture.states[name].scope, self._tokens_for(name)) for name in names]
+        try:
+            verdict = await self._live.store.reserve(wishes)
+        except BaseException:
+            self._give_back(taken)
+            raise
         picture.reserved(verdict)
         if verdict.reservation is None:
+            self._give_back(taken)
             return self._decide(), None
         scope = verdict.reservation.scope
         picture.begin(scope.model)
         tried = Tried(scope.model, scope.provider)
         self._trail.tried.append(tried)
-        return decision, Lease(verdict.reservation, tried, time.monotonic())
+        return decision, Lease(verdict.reservation, tried, time.monotonic(), taken=taken)
+
+    async def _afford(self, names: Sequence[str]) -> tuple[Sequence[str], Taken | None]:
+        """Those that the agent's budget has room for, and what the dearest of them can cost, taken from it."""
+        purse, prices, demand = self._live.purse, self._setup.prices, self._wanted.demand
+        most = {name: prices.of(name).most(demand.prompt_tokens, self._most_output(name)) for name in names}
+        dearest = max(most.values())
+        if purse is None or not dearest:
+            return names, None
+        taken = await purse.take(self._wanted.agent.name, dearest)
+        if isinstance(taken, Taken):
+            return names, taken
+        free = [name for name in names if not most[name]]
+        if not free:
+            until = taken.retry_seconds(datetime.now(UTC)) * 1000
+            raise ApiError(429, f"Nothing is sent: {taken}.", code="budget_exceeded", retry_ms=until)
+        # What costs nothing may answer; whoever asked is told why it was not the better one.
+        self.failures.update({name: "the daily budget has no room for it" for name in names if most[name]})
+        self.was_limit = True
+        return free, None
+
+    def _give_back(self, taken: Taken | None) -> None:
+        if taken is not None and self._live.purse is not None:
+            self._live.purse.settle(taken, 0)
 
     def _tokens_for(self, name: str) -> int:
         """As many as the request can cost where tokens are limited; about as many as it will elsewhere."""
         state = self._setup.picture.states[name]
-        asked = self._wanted.demand.output_tokens
         limits = (state.scope.provider_limits, state.scope.model_limits)
         limited = any(one.tokens_per_day is not None or one.tokens_per_minute is not None for one in limits)
-        most = min(asked, state.model.max_output) if asked else state.model.max_output
+        most = self._most_output(name)
         return self._wanted.demand.prompt_tokens + (most if limited else min(most, _ASSUMED_OUTPUT))
+
+    def _most_output(self, name: str) -> int:
+        asked, limit = self._wanted.demand.output_tokens, self._setup.picture.states[name].model.max_output
+        return min(asked, limit) if asked else limit
 
     def comment(self) -> bytes:
         """Keeps the connection alive, and says how it stands."""

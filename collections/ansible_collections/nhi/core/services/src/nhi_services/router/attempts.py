@@ -219,6 +219,8 @@ class Attempts:
         lease.open = False
         self._trail.input_tokens += used[0]
         self._trail.output_tokens += used[1]
+        lease.tried.input_tokens, lease.tried.output_tokens = used
+        self._pay(lease, used)
         self._live.store.settle(lease.reservation, sum(used), lease.headers_at)
         self._setup.picture.end(lease.tried.model)
 
@@ -226,7 +228,13 @@ class Attempts:
         if lease.open:
             lease.open = False
             self._live.store.refund(lease.reservation)
+            self._pay(lease, (0, 0))
             self._setup.picture.end(lease.tried.model)
+
+    def _pay(self, lease: Lease, used: tuple[int, int]) -> None:
+        """Correct what was taken from the budgets."""
+        if lease.taken is not None and self._live.purse is not None:
+            self._live.purse.settle(lease.taken, self._setup.prices.of(lease.tried.model).most(*used))
 
     def _guess(self, watch: StreamWatch) -> tuple[int, int]:
         """Tokens of a stream that did not tell: the prompt's estimate, and about one for each event."""

@@ -37,17 +37,14 @@ class Bookkeeper:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._prices: tuple[RouterConfig, PriceTable] | None = None
 
     def record(self, trail: Trail, setup: Setup) -> None:
         """Take it down; prices are those of the configuration that the request began with."""
-        if self._prices is None or self._prices[0] is not setup.config:
-            self._prices = setup.config, setup.config.prices()
         now, name = datetime.now(UTC), UUID(trail.request_id)
         # A request that nobody was asked for is one row too: somebody wanted it, and did not get it.
         tried = trail.tried or [Tried(_NOBODY, _NOBODY, trail.outcome, trail.status, trail.ms)]
         for number, one in enumerate(tried, 1):
-            self._ledger.record(self._entry(trail, one, number, now, name, is_last=number == len(tried)))
+            self._ledger.record(_entry(trail, setup.prices, one, number, now, name))
         if trail.decision is not None:
             chosen = trail.model or None
             attempts = [{"model": one.model, "what": one.what or "good", "ms": round(one.ms)} for one in trail.tried]
@@ -60,18 +57,21 @@ class Bookkeeper:
                 )
             )  # fmt: skip
 
-    def _entry(self, trail: Trail, one: Tried, number: int, now: datetime, name: UUID, *, is_last: bool) -> Entry:
-        answered = is_last and one.model == trail.model
-        used = (trail.input_tokens, trail.output_tokens) if answered else (0, 0)
-        cost = Decimal(0) if self._prices is None or not any(used) else self._prices[1].cost(one.model, *used)
-        return Entry(
-            now, name, one.provider, one.model, trail.agent, trail.task, attempt=number if trail.tried else 0,
-            status=(trail.status or one.status) if is_last else one.status,
-            success=answered and trail.outcome == "done" and not one.what, input_tokens=used[0], output_tokens=used[1],
-            latency_ms=one.ms or (trail.ms if is_last else 0.0),
-            first_token_ms=trail.first_token_ms if answered else None, cost_usd=cost, user_agent=trail.user_agent,
-            degraded=trail.degraded or None if answered else None,
-        )  # fmt: skip
+
+def _entry(trail: Trail, prices: PriceTable, one: Tried, number: int, now: datetime, name: UUID) -> Entry:
+    """The row of one attempt; what is known of the answer as a whole belongs to the last."""
+    is_last = not trail.tried or one is trail.tried[-1]
+    answered = is_last and one.model == trail.model
+    used = one.input_tokens, one.output_tokens
+    return Entry(
+        now, name, one.provider, one.model, trail.agent, trail.task, attempt=number if trail.tried else 0,
+        status=(trail.status or one.status) if is_last else one.status,
+        success=answered and trail.outcome == "done" and not one.what, input_tokens=used[0], output_tokens=used[1],
+        latency_ms=one.ms or (trail.ms if is_last else 0.0),
+        first_token_ms=trail.first_token_ms if answered else None,
+        cost_usd=prices.cost(one.model, *used) if any(used) else Decimal(0), user_agent=trail.user_agent,
+        degraded=trail.degraded or None if answered else None,
+    )  # fmt: skip
 
 
 class Housekeeper:
@@ -131,7 +131,8 @@ class Books:
         self.ledger = Ledger(
             self._links[0] if self._links else None, Spool(spool.directory, spool.mib * 1_048_576) if spool else None
         )
-        self.recorder = Bookkeeper(self.ledger)
+        # With neither database nor spool there are no books.
+        self.recorders = [Bookkeeper(self.ledger)] if self._links or spool else []
         self.deferred: DeferredStore | None = None
         self._housekeeper: Housekeeper | None = None
         if self._links:

@@ -49,10 +49,6 @@ class LedgerStats:
     spool_bytes: int = 0
     database_lost: bool = False
 
-    def as_data(self) -> dict[str, int | bool]:
-        """For metrics and status."""
-        return asdict(self)
-
 
 class Ledger:
     """Takes rows without waiting; a task of its own writes them in batches."""
@@ -78,6 +74,10 @@ class Ledger:
         self._stats.waiting = len(self._queue) + len(self._in_hand)
         self._stats.database_lost = self._link is not None and self._link.is_lost
         return self._stats
+
+    def as_data(self) -> dict[str, int | bool]:
+        """For metrics and status."""
+        return asdict(self.stats)
 
     def record(self, row: Row) -> None:
         """Take a row; never waits, never fails."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, Protocol
 
+from ansible_collections.nhi.core.plugins.module_utils.api_costs import PriceTable
 from ansible_collections.nhi.core.plugins.module_utils.redis_keys import cooldown_key, quota_limits_key
 from redis.asyncio import Redis
 
 from nhi_services.router.config import AgentConfig, RouterConfig
 from nhi_services.router.picture import Picture
 from nhi_services.router.quota_store import QuotaStore
+from nhi_services.router.spending import Spending
 from nhi_services.router.trail import Trail
 from nhi_services.router.upstream import Provider, Upstream
 from nhi_services.router.waiting import WaitRoom
@@ -30,16 +33,6 @@ class Recorder(Protocol):
         """Take it down."""
 
 
-class Purse(Protocol):
-    """Keeps to budgets: what a request may cost is taken before it is sent, and corrected afterwards."""
-
-    async def take(self, agent: AgentConfig, micro_usd: int) -> str | None:
-        """Take an estimate; the reason why not, or None."""
-
-    def correct(self, agent: AgentConfig, taken_micro_usd: int, used_micro_usd: int) -> None:
-        """Say what it was in the end."""
-
-
 @dataclass(frozen=True)
 class Setup:
     """One configuration and what was made of it; a reload makes another."""
@@ -48,6 +41,11 @@ class Setup:
     picture: Picture
     providers: Mapping[str, Provider]
     agents: Mapping[str, AgentConfig]
+
+    @cached_property
+    def prices(self) -> PriceTable:
+        """The price of each model."""
+        return self.config.prices()
 
     @classmethod
     def of(cls, config: RouterConfig, before: Setup | None = None) -> Setup:
@@ -68,7 +66,7 @@ class Live:
     store: QuotaStore
     upstream: Upstream
     recorders: list[Recorder] = field(default_factory=list)
-    purse: Purse | None = None
+    purse: Spending | None = None
     room: WaitRoom = field(default_factory=WaitRoom)
     # What others add to the status, by name.
     told: dict[str, Callable[[], Any]] = field(default_factory=dict)

@@ -23,10 +23,12 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from nhi_services.router.app import Api
+from nhi_services.router.books import Books
 from nhi_services.router.config import ConfigError, RouterConfig, load_config, read_secret_file
 from nhi_services.router.live import Live, Setup
 from nhi_services.router.quota_store import QuotaStore
 from nhi_services.router.refresh import Refresher
+from nhi_services.router.spending import Spending
 from nhi_services.router.trail import Trail
 from nhi_services.router.upstream import Upstream
 
@@ -65,7 +67,10 @@ def make_live(config: RouterConfig, instance: str) -> Live:
         config.redis.url, password=password, socket_timeout=2.0, socket_connect_timeout=2.0, max_connections=200
     )
     store = QuotaStore(client, instance, config.instances)
-    return Live(setup, client, store, Upstream(), [RequestLog()])
+    live = Live(setup, client, store, Upstream(), [RequestLog()])
+    live.purse = Spending(client, store.settler, lambda: store.now_ms, instance, config.instances)
+    live.purse.budgets = config.budgets()
+    return live
 
 
 class Router:
@@ -74,6 +79,11 @@ class Router:
     def __init__(self, config: RouterConfig, path: Path | None = None) -> None:
         self.instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.live = make_live(config, self.instance)
+        self.books = Books(config, self.instance)
+        self.live.recorders += self.books.recorders
+        if self.live.purse is not None:
+            self.live.told["costs"] = self.live.purse.as_data
+        self.live.told["books"] = self.books.ledger.as_data
         self.api = Api(self.live)
         self.application = self.api.application()
         self._path = path
@@ -85,6 +95,7 @@ class Router:
         """Answer from now on."""
         self.live.store.settler.start()
         self._refresher.start()
+        self.books.start()
         self._runner = web.AppRunner(self.application, handle_signals=False, handler_cancellation=True, access_log=None)
         await self._runner.setup()
         listen = self.live.setup.config.listen
@@ -105,6 +116,10 @@ class Router:
         except ConfigError as error:
             LOG.error("the configuration stays as it was: %s", error)  # noqa: TRY400 -- the message says it all
             return
+        config = self.live.setup.config
+        self.books.reload(config)
+        if self.live.purse is not None:
+            self.live.purse.budgets = config.budgets()
         LOG.info("the configuration was read again")
 
     async def stop(self) -> None:
@@ -118,6 +133,7 @@ class Router:
         if self._runner:
             await self._runner.cleanup()
         await self._refresher.stop()
+        await self.books.close()
         unsettled = await self.live.store.settler.close(5.0)
         if unsettled:
             LOG.warning("%d reservations could not be settled: their quota counts as used", unsettled)

@@ -92,6 +92,8 @@ class Refresher:
         preferred: Any = await client.get(redis_keys.PREFERRED_PROVIDER)
         picture.preferred = preferred.decode() if preferred else None
         picture.gpu_light = await self._gpu_light()
+        if live.purse is not None:
+            await live.purse.refresh()
         await self._prefer()
         await self._keep_aside(now)
 

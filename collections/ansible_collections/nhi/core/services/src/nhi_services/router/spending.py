@@ -15,10 +15,11 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from ansible_collections.nhi.core.plugins.module_utils.api_costs import (
     IN_TOTAL,
+    MICRO,
     PER_AGENT,
     BudgetRefusal,
     Budgets,
@@ -68,6 +69,20 @@ class Spending:
         """Micro-USD spent or taken today by agent, and in all, as far as this router knows."""
         self._turn_of_day()
         return dict((self._known or Counter()) + self._apart)
+
+    def as_data(self) -> dict[str, Any]:
+        """For people: USD of today and daily budgets, in all and by agent."""
+        spent, budgets = self.today(), self.budgets
+        total = None if budgets.total is None else float(budgets.total)
+        names = sorted((set(spent) | set(budgets.agents)) - {ALL})
+        agents = {name: (spent.get(name, 0) / MICRO, budgets.agents.get(name)) for name in names}
+        return {
+            "usd": spent.get(ALL, 0) / MICRO, "budget": total,
+            "agents": {
+                name: {"usd": used, "budget": None if limit is None else float(limit)}
+                for name, (used, limit) in agents.items()
+            },
+        }  # fmt: skip
 
     def check(self, agent: str, estimate_micro_usd: int) -> BudgetRefusal | None:
         """Whether a budget is known to have no room, without asking Redis."""

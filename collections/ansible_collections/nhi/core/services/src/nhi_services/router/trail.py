@@ -22,6 +22,8 @@ class Tried:
     what: str = ""  # empty: it went well
     status: int = 0
     ms: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
 
 
 @dataclass
