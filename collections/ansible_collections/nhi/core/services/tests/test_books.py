@@ -109,7 +109,7 @@ def test_a_request_is_a_row_for_each_attempt_and_one_for_the_decision(database: 
             setup,
         )  # fmt: skip
         await until(lambda: not books.ledger.stats.waiting)
-        report = await books.costs(config)
+        report = await books.costs()
         await books.close()
         return report
 

@@ -65,6 +65,14 @@ def test_a_budget_is_never_exceeded_by_requests_at_once_and_what_is_free_answers
             "usd": pytest.approx(dear * 0.15), "budget": None,
             "agents": {"aider": {"usd": pytest.approx(dear * 0.15), "budget": 1.0}},
         }  # fmt: skip
+        metrics = await world.session.get(world.url + "/metrics")
+        lines = (await metrics.text()).splitlines()
+        assert f'api_spent_today_usd{{agent="aider"}} {round(dear * 0.15, 2)}' in lines
+        assert 'api_budget_usd{agent="aider"} 1.0' in lines
+        [cost] = [one for one in lines if one.startswith("api_cost_usd_total{")]
+        assert 'agent="aider",model="good-model",provider="good"' in cost
+        assert float(cost.split()[-1]) == pytest.approx(dear * 0.15)
+        assert "router_books_dropped_total 0.0" in lines
         last = answers[-1][2]
         assert last["X-NHI-Model"] == "fair-model"
         assert "the daily budget has no room for it" in last["X-NHI-Degraded"]

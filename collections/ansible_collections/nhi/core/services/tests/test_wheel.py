@@ -41,6 +41,7 @@ def test_it_carries_the_rules_and_the_catalogue_of_the_collection(wheel: Path) -
         files = list((CORE / folder).glob(pattern))
         assert files
         assert {f"ansible_collections/nhi/core/{folder}/{file.name}" for file in files} <= names
+    assert "nhi_services/router/migrations/versions/0001_router.sql" in names
     # With one of these, another collection installed beside ours could not be imported.
     assert not {name for name in names if name.startswith("ansible_collections") and name.endswith("__init__.py")}
 

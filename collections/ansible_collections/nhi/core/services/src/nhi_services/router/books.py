@@ -30,6 +30,7 @@ LOG: Final = logging.getLogger("nhi.router.books")
 _NOBODY: Final = "-"
 _KEEP_SECONDS: Final = 3600.0
 _RETRY_SECONDS: Final = 60.0
+_REPORT_SECONDS: Final = 60.0
 
 
 class Bookkeeper:
@@ -141,10 +142,14 @@ class Books:
                 self._links[1], instance, lease_seconds=config.deferred.lease_seconds, notifies=notifies
             )
             self._housekeeper = Housekeeper(self._links[1], config.retention)
+        # What PostgreSQL said last.
+        self.report: CostReport | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self.reload(config)
 
     def reload(self, config: RouterConfig) -> None:
         """Take what may change while the router runs."""
+        self._config = config
         if self.deferred is not None:
             self.deferred.most_open, self.deferred.attempts = config.deferred.most_open, config.deferred.attempts
             self.deferred.most_bytes = config.deferred.most_mib * 1_048_576
@@ -156,16 +161,20 @@ class Books:
         self.ledger.start()
         if self._housekeeper is not None:
             self._housekeeper.start()
+            self._watcher = asyncio.create_task(self._watch(), name="costs")
 
     async def close(self) -> None:
         """Write what is left."""
         if self._housekeeper is not None:
             await self._housekeeper.close()
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
         await self.ledger.close()
         for link in self._links:
             await link.close()
 
-    async def costs(self, config: RouterConfig) -> CostReport:
+    async def costs(self) -> CostReport:
         """What was spent today and this month; DatabaseLostError without a database."""
         if not self._links:
             raise DatabaseLostError("no database is configured: set postgresql in router.yml")
@@ -174,6 +183,14 @@ class Books:
         async def work(connection: Connection) -> CostReport:
             rows = await (await connection.execute(QUERY, [since(now)])).fetchall()
             first = await (await connection.execute(FIRST_QUERY)).fetchone()
-            return report_of(rows, first[0] if first else None, now, config.budgets())
+            return report_of(rows, first[0] if first else None, now, self._config.budgets())
 
         return await self._links[1].run(work)
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                self.report = await self.costs()
+            except (DatabaseLostError, psycopg.Error) as error:
+                LOG.debug("the month's costs are not known: %s", error)
+            await asyncio.sleep(_REPORT_SECONDS)

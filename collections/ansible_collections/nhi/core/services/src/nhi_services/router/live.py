@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from ansible_collections.nhi.core.plugins.module_utils.api_costs import PriceTable
 from ansible_collections.nhi.core.plugins.module_utils.redis_keys import cooldown_key, quota_limits_key
+from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 
 from nhi_services.router.config import AgentConfig, RouterConfig
@@ -67,6 +68,7 @@ class Live:
     upstream: Upstream
     recorders: list[Recorder] = field(default_factory=list)
     purse: Spending | None = None
+    collectors: list[Collector] = field(default_factory=list)
     room: WaitRoom = field(default_factory=WaitRoom)
     # What others add to the status, by name.
     told: dict[str, Callable[[], Any]] = field(default_factory=dict)

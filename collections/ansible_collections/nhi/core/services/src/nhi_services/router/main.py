@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 from nhi_services.router.app import Api
 from nhi_services.router.books import Books
 from nhi_services.router.config import ConfigError, RouterConfig, load_config, read_secret_file
+from nhi_services.router.cost_metrics import CostMetrics
 from nhi_services.router.live import Live, Setup
 from nhi_services.router.quota_store import QuotaStore
 from nhi_services.router.refresh import Refresher
@@ -83,6 +84,7 @@ class Router:
         self.live.recorders += self.books.recorders
         if self.live.purse is not None:
             self.live.told["costs"] = self.live.purse.as_data
+            self.live.collectors.append(CostMetrics(self.books, self.live.purse))
         self.live.told["books"] = self.books.ledger.as_data
         self.api = Api(self.live)
         self.application = self.api.application()

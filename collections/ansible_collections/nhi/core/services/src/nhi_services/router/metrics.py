@@ -84,14 +84,18 @@ class Metrics:
             ["provider", "model"], buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._tokens = Counter("api_tokens", "Tokens.", ["provider", "model", "direction"], registry=self.registry)
+        self._cost = Counter(
+            "api_cost_usd", "What requests cost.", ["provider", "model", "agent"], registry=self.registry
+        )
         self._agents = Counter(
             "api_agent_requests", "Requests by agent.", ["agent", "task_type"], registry=self.registry
         )
         self._degraded = Counter("api_degraded", "Answers of a worse model.", ["provider"], registry=self.registry)
         self._decisions: dict[tuple[str, str], int] = {}
-        self.registry.register(_Now(live, self._decisions))
+        for collector in (_Now(live, self._decisions), *live.collectors):
+            self.registry.register(collector)
 
-    def record(self, trail: Trail, _setup: Setup) -> None:
+    def record(self, trail: Trail, setup: Setup) -> None:
         """Count a request that is over."""
         provider = trail.provider or "none"
         self._requests.labels(provider, trail.outcome or "failed").inc()
@@ -99,6 +103,12 @@ class Metrics:
         for one in trail.tried:
             if one.what:
                 self._errors.labels(one.provider, one.model).inc()
+            self._tokens.labels(one.provider, one.model, "input").inc(one.input_tokens)
+            self._tokens.labels(one.provider, one.model, "output").inc(one.output_tokens)
+            price = setup.prices.of(one.model)
+            if not price.is_free:
+                cost = float(price.cost(one.input_tokens, one.output_tokens))
+                self._cost.labels(one.provider, one.model, trail.agent).inc(cost)
         if not trail.model:
             return
         key = (trail.task, provider)
@@ -106,8 +116,6 @@ class Metrics:
         self._latency.labels(provider, trail.model).observe(time.monotonic() - trail.arrived)
         if trail.first_token_ms is not None:
             self._first_token.labels(provider, trail.model).observe(trail.first_token_ms / 1000)
-        self._tokens.labels(provider, trail.model, "input").inc(trail.input_tokens)
-        self._tokens.labels(provider, trail.model, "output").inc(trail.output_tokens)
         if trail.degraded:
             self._degraded.labels(provider).inc()
 
