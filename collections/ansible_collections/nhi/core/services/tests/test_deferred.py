@@ -53,7 +53,7 @@ def play(database: RouterDatabase, work: Callable[..., Awaitable[None]], **optio
     """With the stores of two routers."""
 
     async def run() -> None:
-        links = [Link(database.router, patience=2.0) for _ in range(2)]
+        links = [Link(database.router, patience=2.0) for _one in range(2)]
         try:
             await work(*(DeferredStore(link, name, **options) for link, name in zip(links, "ab", strict=True)))
         finally:
@@ -97,7 +97,7 @@ def test_the_important_come_first_then_the_oldest(database: RouterDatabase) -> N
 
 def test_two_routers_that_claim_at_once_never_get_the_same(database: RouterDatabase) -> None:
     async def work(one: DeferredStore, two: DeferredStore) -> None:
-        names = [await one.add("aider", "code", BODY) for _ in range(60)]
+        names = [await one.add("aider", "code", BODY) for _one in range(60)]
         claims: list[Claim] = []
 
         async def grab(store: DeferredStore) -> None:
@@ -138,7 +138,7 @@ def test_a_task_that_kills_each_router_fails_in_the_end(database: RouterDatabase
     async def work(one: DeferredStore, _two: DeferredStore) -> None:
         one.attempts = 2
         name = await one.add("aider", "code", BODY)
-        for _ in range(2):
+        for _one in range(2):
             assert len(await one.claim()) == 1
             lapse(database)
         assert await one.claim() == []
@@ -176,7 +176,7 @@ def test_failures_are_tried_again_later_and_not_for_ever(database: RouterDatabas
 def test_too_many_tasks_are_refused_and_none_is_pushed_out(database: RouterDatabase) -> None:
     async def work(one: DeferredStore, _two: DeferredStore) -> None:
         one.most_open = 3
-        added = await asyncio.gather(*(one.add("aider", "code", BODY) for _ in range(6)), return_exceptions=True)
+        added = await asyncio.gather(*(one.add("aider", "code", BODY) for _one in range(6)), return_exceptions=True)
         assert sum(isinstance(one, UUID) for one in added) == 3
         assert sum(isinstance(one, DeferredFullError) for one in added) == 3
         one.most_open, one.most_bytes = 1000, 1000
@@ -233,7 +233,7 @@ def test_workers_do_everything_once_also_when_one_of_them_is_stopped(database: R
             done[claim.id] += 1
             return {"answer": str(claim.id)}
 
-        names = [await one.add("aider", "code", BODY) for _ in range(20)]
+        names = [await one.add("aider", "code", BODY) for _one in range(20)]
         wrong = await one.add("aider", "wrong", BODY)
         workers = [DeferredWorker(store, execute, seconds=0.02) for store in (one, two)]
         for worker in workers:
@@ -263,7 +263,7 @@ def test_a_worker_holds_its_task_for_longer_than_a_lease(database: RouterDatabas
         worker = DeferredWorker(one, execute, seconds=0.02, lease_seconds=0.5)
         worker.start()
         await began.wait()
-        for _ in range(12):
+        for _one in range(12):
             assert await two.claim() == []
             await asyncio.sleep(0.1)
         await ended(one, 1)
@@ -334,7 +334,7 @@ def test_a_hook_that_never_answers_blocks_nobody_and_is_given_up(
     database: RouterDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work(one: DeferredStore, _two: DeferredStore) -> None:
-        for _ in range(3):
+        for _one in range(3):
             await one.add("aider", "code", BODY)
         for claim in await one.claim(3):
             await one.fail(claim, "no")
@@ -368,7 +368,7 @@ def test_a_hook_that_never_answers_blocks_nobody_and_is_given_up(
 
 def test_two_routers_tell_of_a_task_once(database: RouterDatabase) -> None:
     async def work(one: DeferredStore, two: DeferredStore) -> None:
-        for _ in range(30):
+        for _one in range(30):
             await one.add("aider", "code", BODY)
         for claim in await one.claim(30):
             await one.complete(claim, "x")

@@ -147,7 +147,7 @@ def test_a_database_killed_in_the_middle_gets_every_row_once(database: RouterDat
             nonlocal total
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                for _ in range(20):
+                for _one in range(20):
                     ledger.record(entry(total))
                     total += 1
                 await asyncio.sleep(0.005)

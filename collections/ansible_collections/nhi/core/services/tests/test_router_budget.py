@@ -56,9 +56,9 @@ async def spent(world: World) -> dict[str, Any]:
 
 def test_a_budget_is_never_exceeded_by_requests_at_once_and_what_is_free_answers_instead(server: ValkeyServer) -> None:
     async def work(world: World) -> None:
-        answers = await asyncio.gather(*(world.chat(max_tokens=5) for _ in range(30)))
+        answers = await asyncio.gather(*(world.chat(max_tokens=5) for _one in range(30)))
         assert {code for code, _body, _headers in answers} == {200}
-        answers += [await world.chat(max_tokens=5) for _ in range(8)]
+        answers += [await world.chat(max_tokens=5) for _one in range(8)]
         dear = len(world.providers["good"].seen)
         assert 3 <= dear <= 6
         assert await spent(world) == {
@@ -96,7 +96,7 @@ def test_where_nothing_is_free_the_client_is_told_until_when(server: ValkeyServe
 def test_what_a_provider_refused_or_never_got_is_given_back(server: ValkeyServer) -> None:
     async def work(world: World) -> None:
         world.providers["good"].faults.extend([status(503), status(429)])
-        for _ in range(2):
+        for _one in range(2):
             assert (await world.chat(max_tokens=5))[0] == 200
         assert (await spent(world))["usd"] < 0.5, "only what may have been counted"
 
@@ -105,7 +105,7 @@ def test_what_a_provider_refused_or_never_got_is_given_back(server: ValkeyServer
 
 def test_who_has_no_budget_is_counted(server: ValkeyServer) -> None:
     async def work(world: World) -> None:
-        await asyncio.gather(*(world.chat(max_tokens=5) for _ in range(3)))
+        await asyncio.gather(*(world.chat(max_tokens=5) for _one in range(3)))
         assert await spent(world) == {
             "usd": pytest.approx(0.45), "budget": None,
             "agents": {"aider": {"usd": pytest.approx(0.45), "budget": None}},

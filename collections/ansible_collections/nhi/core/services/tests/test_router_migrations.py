@@ -71,7 +71,7 @@ def test_a_dry_run_changes_nothing_and_a_second_run_has_nothing_to_do(server: Po
 def test_two_at_once_apply_everything_once(server: PostgresServer) -> None:
     with router_database(server, migrated=False) as fresh:
         done: list[list[str]] = []
-        threads = [threading.Thread(target=lambda: done.append(migrate(fresh.owner, ROUTER))) for _ in range(3)]
+        threads = [threading.Thread(target=lambda: done.append(migrate(fresh.owner, ROUTER))) for _one in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:

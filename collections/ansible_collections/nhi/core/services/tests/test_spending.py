@@ -234,7 +234,7 @@ def test_a_router_that_starts_without_redis_spends_nothing_of_a_budget(server: V
 def test_who_has_no_budget_is_counted_all_the_same(server: ValkeyServer) -> None:
     async def work() -> None:
         async with router(server, budgets=Budgets(None, {"aider": Decimal(1)})) as spending:
-            for _ in range(3):
+            for _one in range(3):
                 spending.settle(await taken(spending, "oi", 9_000_000), 7_000_000)
             spending.settle(await taken(spending, "aider", 0), 0)
             await spending._settler.flush(2)

@@ -124,7 +124,7 @@ class Ledger:
         """Bring everything that waits to the database, or to the disk."""
         while self._in_hand or self._queue:
             if not self._in_hand:
-                self._in_hand = [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
+                self._in_hand = [self._queue.popleft() for _one in range(min(self._batch, len(self._queue)))]
             lines = list(self._lines(self._in_hand))
             if await self._to_database(lines):
                 self._stats.written += len(lines)
