@@ -187,7 +187,7 @@ def test_rows_that_were_committed_before_the_answer_was_lost_are_not_doubled(
             ledger.record(row)
         await until(lambda: ledger.stats.replayed == 40)
 
-    play(database, tmp_path, work, batch=7)
+    assert play(database, tmp_path, work, batch=7).stats.refused == 0
     assert numbers(database) == list(range(30))
     assert database.ask("SELECT requests FROM router.api_usage_day") == "30"
 

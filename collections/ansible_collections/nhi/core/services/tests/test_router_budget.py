@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from .mock_provider import status
-from .router_world import KEY, Play, World, digest, world
+from .router_world import KEY, Play, World, digest, merge, world
 from .valkey_server import ValkeyServer, valkey
 
 # An answer of the mock provider has 10 and 5 tokens: 0.15 USD.
@@ -31,11 +31,11 @@ def server(shared: ValkeyServer) -> ValkeyServer:
     return shared
 
 
-def play_dear(server: ValkeyServer, work: Play, **config: Any) -> None:
+def play_dear(server: ValkeyServer, work: Play, providers: dict[str, Any] | None = None, **config: Any) -> None:
     """With a good model that costs something, and a fair one that is free."""
 
     async def run() -> None:
-        dear = {"good": {"models": {"good-model": {"price": PRICE}}}}
+        dear = merge({"good": {"models": {"good-model": {"price": PRICE}}}}, providers or {})
         async with world(server, providers=dear, **config) as there:
             await work(there)
 
@@ -101,6 +101,16 @@ def test_what_a_provider_refused_or_never_got_is_given_back(server: ValkeyServer
         assert (await spent(world))["usd"] < 0.5, "only what may have been counted"
 
     play_dear(server, work, agents=agent(daily_budget_usd=5.0))
+
+
+def test_what_was_taken_for_a_model_without_quota_is_given_back(server: ValkeyServer) -> None:
+    async def work(world: World) -> None:
+        answers = await asyncio.gather(*(world.chat("good-model", max_tokens=5) for _one in range(6)))
+        assert sorted(code for code, _body, _headers in answers) == [200, 503, 503, 503, 503, 503]
+        assert (await spent(world))["usd"] == pytest.approx(0.15)
+
+    limits = {"good": {"limits": {"requests_per_minute": 1}}}
+    play_dear(server, work, limits, agents=agent(daily_budget_usd=50.0))
 
 
 def test_who_has_no_budget_is_counted(server: ValkeyServer) -> None:
