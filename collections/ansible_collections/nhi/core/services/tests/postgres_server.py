@@ -95,7 +95,11 @@ def binaries_in(home: Path) -> Path:
         raise RuntimeError("there is no PostgreSQL: install requirements/dev.txt")
     installed = Path(spec.origin).parent / "pginstall18"
     if os.geteuid() == 0:
-        installed = Path(shutil.copytree(installed, home / "server", symlinks=True))
+        # The libraries are looked for beside the package.
+        package, libraries = installed.parent, installed.parent.with_name(f"{installed.parent.name}.libs")
+        shutil.copytree(libraries, home / "server" / libraries.name, symlinks=True)
+        copied = home / "server" / package.name / installed.name
+        installed = Path(shutil.copytree(installed, copied, symlinks=True))
     return installed / "bin"
 
 

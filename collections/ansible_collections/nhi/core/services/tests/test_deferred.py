@@ -250,6 +250,31 @@ def test_workers_do_everything_once_also_when_one_of_them_is_stopped(database: R
     play(database, work)
 
 
+def test_a_worker_that_is_stopped_while_an_answer_is_kept_keeps_it(database: RouterDatabase) -> None:
+    async def work(one: DeferredStore, two: DeferredStore) -> None:
+        complete, keeping = one.complete, asyncio.Event()
+
+        async def slow(claim: Claim, result: Any) -> bool:
+            if not keeping.is_set():
+                keeping.set()
+                await asyncio.sleep(30)
+            return await complete(claim, result)
+
+        async def execute(_claim: Claim) -> str:
+            return "once"
+
+        one.complete = slow  # type: ignore[method-assign]
+        await one.add("aider", "code", BODY)
+        worker = DeferredWorker(one, execute, seconds=0.02)
+        worker.start()
+        await keeping.wait()
+        await worker.close()
+        assert await two.claim() == []
+        assert (await two.counts())["done"] == 1
+
+    play(database, work)
+
+
 def test_a_worker_holds_its_task_for_longer_than_a_lease(database: RouterDatabase) -> None:
     async def work(one: DeferredStore, two: DeferredStore) -> None:
         began = asyncio.Event()

@@ -86,10 +86,15 @@ class DeferredWorker:
             # The lease ends, and the task is done once more.
             LOG.warning("deferred task %s: its end could not be kept, it will be done again", claim.id)
         except asyncio.CancelledError:
-            doing.cancel()
-            await asyncio.wait([doing])
+            if not doing.done():
+                doing.cancel()
+                await asyncio.wait([doing])
             with contextlib.suppress(DatabaseLostError):
-                await self._store.release(claim, 0)
+                if doing.cancelled():
+                    await self._store.release(claim, 0)
+                else:
+                    # It was done already: only keeping its end was interrupted.
+                    await self._ended(claim, doing)
             raise
         finally:
             holding.cancel()
