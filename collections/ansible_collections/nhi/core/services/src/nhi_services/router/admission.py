@@ -48,14 +48,19 @@ class Lease:
     headers_at: float | None = None
     open: bool = True
     taken: Taken | None = None
+    left_out: tuple[str, ...] = ()
 
 
 class Admission:
-    """Lets one request to models, again for each attempt; ``failures`` are those that were asked in vain."""
+    """Lets one request to models, again for each attempt.
+
+    ``failures`` are those that were asked in vain, ``unsupported`` those of them whose dialect has no words for it.
+    """
 
     def __init__(self, live: Live, setup: Setup, wanted: Wanted, trail: Trail) -> None:
         self.failures: dict[str, str] = {}
         self.was_limit = False
+        self.unsupported: set[str] = set()
         self._live = live
         self._setup = setup
         self._wanted = wanted
@@ -101,6 +106,9 @@ class Admission:
         """ApiError unless it makes sense, and is wanted, to wait."""
         if self.failures and not self.was_limit:
             tried = "; ".join(f"{model}: {what}" for model, what in self.failures.items())
+            if self.unsupported.issuperset(self.failures):
+                message = f"No model of {self._wanted.demand.task} can take this: {tried}."
+                raise ApiError(400, message, code="unsupported")
             raise ApiError(502, f"Every model that was asked failed: {tried}.", code="upstream_failed")
         outs = [candidate for candidate in decision.candidates if candidate.out]
         lasting = [c for c in outs if c.retry_ms is None and ("can not do" in c.out or "tokens" in c.out)]

@@ -15,6 +15,14 @@ _TYPES: Final = {
     503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 
+# Anthropic's words, where its clients know others, and its status for what is busy.
+_ANTHROPIC_TYPES: Final = {
+    402: "billing_error", 403: "permission_error", 404: "not_found_error", 401: "authentication_error",
+    413: "request_too_large", 429: "rate_limit_error", 504: "timeout_error", 408: "timeout_error",
+    503: "overloaded_error", 529: "overloaded_error",
+}  # fmt: skip
+_ANTHROPIC_STATUS: Final = {503: 529}
+
 
 class ApiError(Exception):
     """An answer that is an error; ``retry_ms`` becomes Retry-After, ``extra`` goes beside the message."""
@@ -53,3 +61,14 @@ class ApiError(Exception):
         if self.retry_ms is None:
             return self.headers
         return {**self.headers, "Retry-After": str(max(1, math.ceil(self.retry_ms / 1000)))}
+
+
+def anthropic_status(status: int) -> int:
+    """The status that means the same to Anthropic's clients."""
+    return _ANTHROPIC_STATUS.get(status, status)
+
+
+def anthropic_body(error: ApiError) -> dict[str, Any]:
+    """The Anthropic shape."""
+    kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message, **error.extra}}

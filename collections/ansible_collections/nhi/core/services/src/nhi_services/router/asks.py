@@ -17,9 +17,20 @@ CHAT: Final = "chat"
 COMPLETIONS: Final = "completions"
 EMBEDDINGS: Final = "embeddings"
 MESSAGES: Final = "messages"
+RESPONSES: Final = "responses"
+# Forms in which the answer always tells its tokens.
+_TELLING: Final = (MESSAGES, RESPONSES)
 PATHS: Final = {
     CHAT: "/chat/completions", COMPLETIONS: "/completions", EMBEDDINGS: "/embeddings", MESSAGES: "/messages",
 }  # fmt: skip
+
+# What would need a memory of earlier answers, and what to do in its place.
+_MEMORIES: Final = {
+    "previous_response_id": "send the whole conversation in 'input' each time",
+    "conversation": "send the whole conversation in 'input' each time",
+    "prompt": "send its text in 'instructions' and 'input'",
+    "background": "send the header X-NHI-Mode: deferred",
+}
 
 # Rough but on the safe side for English and code; what a provider counts corrects it afterwards.
 _BYTES_PER_TOKEN: Final = 3
@@ -72,7 +83,8 @@ def read_ask(form: str, body: dict[str, Any], raw: bytes) -> Ask:
     options = body.get("stream_options")
     return Ask(
         form, body, model, stream and form != EMBEDDINGS, estimate_tokens(raw), _output_tokens(body),
-        _needs(form, body, raw), isinstance(options, Mapping) and options.get("include_usage") is True,
+        _needs(form, body, raw),
+        form in _TELLING or (isinstance(options, Mapping) and options.get("include_usage") is True),
     )  # fmt: skip
 
 
@@ -85,8 +97,21 @@ def _require(form: str, body: Mapping[str, Any]) -> None:
             raise _wrong("messages", "must be objects with a role")
     elif form == COMPLETIONS and not isinstance(body.get("prompt"), (str, list)):
         raise _wrong("prompt", "must be a text or a list")
+    elif form == RESPONSES:
+        _require_responses(body)
     elif form == EMBEDDINGS and not isinstance(body.get("input"), (str, list)):
         raise _wrong("input", "must be a text or a list")
+
+
+def _require_responses(body: Mapping[str, Any]) -> None:
+    if not isinstance(body.get("input"), (str, list)) or not body["input"]:
+        raise _wrong("input", "must be a text or a list with at least one item")
+    if not all(isinstance(item, Mapping) for item in body["input"] if not isinstance(body["input"], str)):
+        raise _wrong("input", "must be a list of objects")
+    for name, instead in _MEMORIES.items():
+        if body.get(name):
+            message = f"'{name}' is not possible, as the router keeps no answers: {instead}."
+            raise ApiError(400, message, param=name, code="unsupported")
 
 
 def _output_tokens(body: Mapping[str, Any]) -> int:
@@ -101,15 +126,21 @@ def _output_tokens(body: Mapping[str, Any]) -> int:
 
 
 def _needs(form: str, body: Mapping[str, Any], raw: bytes) -> frozenset[str]:
-    needs = {"chat" if form == MESSAGES else form}
+    needs = {CHAT if form in _TELLING else form}
     if body.get("tools") or body.get("functions"):
         needs.add("tools")
-    wanted = body.get("response_format")
-    if isinstance(wanted, Mapping) and wanted.get("type") in ("json_object", "json_schema"):
+    if any(wanted.get("type") in ("json_object", "json_schema") for wanted in _formats(body)):
         needs.add("json")
     if b"image" in raw and _IMAGE.search(raw.decode("utf-8", "replace")):
         needs.add("images")
     return frozenset(needs)
+
+
+def _formats(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The wished format of the answer, wherever a form has it."""
+    holders = [body.get(name) for name in ("text", "output_config")]
+    wished = [body.get("response_format"), *(h.get("format") for h in holders if isinstance(h, Mapping))]
+    return [one for one in wished if isinstance(one, Mapping)]
 
 
 def estimate_tokens(raw: bytes) -> int:

@@ -17,11 +17,12 @@ from nhi_services.router.admission import Admission, Lease
 from nhi_services.router.api_errors import ApiError
 from nhi_services.router.asks import Ask, tokens_of
 from nhi_services.router.config import Timeouts
-from nhi_services.router.forms import Adapted, adapt
+from nhi_services.router.adapted import Adapted, UntranslatableError
+from nhi_services.router.forms import adapt
 from nhi_services.router.judge import Kind, judge_refusal, parse_good
 from nhi_services.router.learning import Learner
 from nhi_services.router.live import Live, Setup
-from nhi_services.router.streams import EventSplitter, GarbageError, StreamWatch, error_event
+from nhi_services.router.streams import EventSplitter, GarbageError, StreamWatch
 from nhi_services.router.trail import Trail
 from nhi_services.router.upstream import Answer, Upstream, UpstreamError
 from nhi_services.router.wanted import Wanted
@@ -50,16 +51,19 @@ class Attempts:
             try:
                 adapted, answer = await self._send(lease, self._wanted.ask)
                 if answer.status != 200:
-                    await self._refused(lease, answer)
+                    await self._refused(lease, answer, adapted)
                     continue
                 body = await answer.read(self._timeouts(lease).total)
                 parsed, fault = parse_good(body, answer.response.content_type)
                 if parsed is None:
                     self._failed(lease, fault, sent=True)
                     continue
+                answered = adapted.whole(body, parsed)
                 used = tokens_of(parsed.get("usage"))
                 self._succeeded(lease, answer, used or (self._wanted.demand.prompt_tokens, len(body) // 4))
-                return adapted.whole(body, parsed), "application/json"
+                return answered, "application/json"
+            except UntranslatableError as error:
+                self._unsaid(lease, error.what)
             except UpstreamError as error:
                 self._failed(lease, error.what, sent=error.sent)
             finally:
@@ -82,7 +86,7 @@ class Attempts:
                 ask = _continued(wanted.ask, said) if said else wanted.ask
                 adapted, answer = await self._send(lease, ask)
                 if answer.status != 200:
-                    await self._refused(lease, answer)
+                    await self._refused(lease, answer, adapted)
                     continue
                 try:
                     async for block in self._relay(lease, adapted, answer, watch):
@@ -93,6 +97,8 @@ class Attempts:
                     used = (watch.input_tokens, watch.output_tokens) if watch.has_usage else self._guess(watch)
                     self._succeeded(lease, answer, used, first_token=True)
                     return
+            except UntranslatableError as error:
+                self._unsaid(lease, error.what)
             except UpstreamError as error:
                 self._failed(lease, error.what, sent=error.sent, guess=self._guess(watch))
             finally:
@@ -102,7 +108,7 @@ class Attempts:
             said += "".join(watch.text)
             if not (wanted.continues and wanted.ask.form == "chat" and said):
                 self._trail.outcome = "cut"
-                yield error_event(wanted.ask.form, self._cut_error(lease).body())
+                yield adapted.failed(self._cut_error(lease))
                 return
 
     async def _relay(self, lease: Lease, adapted: Adapted, answer: Answer, watch: StreamWatch) -> AsyncGenerator[bytes]:
@@ -137,6 +143,7 @@ class Attempts:
     async def _send(self, lease: Lease, ask: Ask) -> tuple[Adapted, Answer]:
         provider = self._setup.providers[lease.tried.provider]
         adapted = adapt(ask, provider.config, provider.config.models[lease.tried.model])
+        lease.left_out = adapted.left_out
         answer = await self._live.upstream.send(
             provider, adapted.form, adapted.path, adapted.body, self._wanted.headers
         )
@@ -146,7 +153,7 @@ class Attempts:
             self._live.store.started(lease.reservation)
         return adapted, answer
 
-    async def _refused(self, lease: Lease, answer: Answer) -> None:
+    async def _refused(self, lease: Lease, answer: Answer, adapted: Adapted) -> None:
         """An answer that is not 200: learn from it, and let the client know where the fault is its own."""
         body = await answer.read(self._timeouts(lease).idle)
         config = self._setup.providers[lease.tried.provider].config
@@ -159,7 +166,8 @@ class Attempts:
             self._setup.picture.states[lease.tried.model].breaker.succeeded()
             self._trail.model, self._trail.provider = lease.tried.model, lease.tried.provider
             lease.tried.what = judgement.what
-            raise UpstreamRefusalError(answer.status, body, answer.response.content_type)
+            told, content_type = adapted.refusal(answer.status, body, answer.response.content_type)
+            raise UpstreamRefusalError(answer.status, told, content_type)
         if judgement.refunds:
             self._refund(lease)
         self._failed(lease, judgement.what, sent=True, counts=judgement.kind is Kind.SERVER)
@@ -173,6 +181,9 @@ class Attempts:
         trail.quota_left = left
         if trail.decision is not None:
             trail.degraded = degradation(trail.decision, self._setup.picture.models, name, self._admission.failures)
+        if lease.left_out:
+            untold = f"its provider was not told of {', '.join(lease.left_out)}"
+            trail.degraded = "; ".join(filter(None, (trail.degraded, untold)))
 
     def _succeeded(self, lease: Lease, answer: Answer, used: tuple[int, int], *, first_token: bool = False) -> None:
         state = self._setup.picture.states[lease.tried.model]
@@ -205,6 +216,11 @@ class Attempts:
             self._settle(lease, guess if guess != (0, 0) else (self._wanted.demand.prompt_tokens, 0))
         else:
             self._refund(lease)
+
+    def _unsaid(self, lease: Lease, what: str) -> None:
+        """There are no words for the request in the provider's dialect: nothing was sent, and nobody is at fault."""
+        self._failed(lease, f"it can not be asked for {what}", sent=False, counts=False)
+        self._admission.unsupported.add(lease.tried.model)
 
     def _abandon(self, lease: Lease, guess: tuple[int, int] = (0, 0)) -> None:
         """Whatever ended the attempt, such as a client that hung up: the provider may have counted it."""

@@ -136,6 +136,10 @@ class ProviderConfig(_Part):
     semaphore: bool = True
     # Whether it understands stream_options.include_usage.
     stream_usage: bool = True
+    # What it calls the most that an answer may be long, for requests that come in another form.
+    output_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    # Whether it counts tokens of prompts without counting that as a request, as Anthropic does.
+    counts_tokens: bool = False
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     limits: LimitsConfig = LimitsConfig()
     timeouts: Timeouts = Timeouts()

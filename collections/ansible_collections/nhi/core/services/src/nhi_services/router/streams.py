@@ -13,7 +13,7 @@ from typing import Any, Final
 from nhi_services.router.asks import tokens_of
 
 _MOST_BYTES: Final = 8 * 1024 * 1024
-_WORTH_A_LOOK: Final = (b'"usage"', b"[DONE]", b'"error"', b"finish_reason", b"message_stop", b"event: error")
+_WORTH_A_LOOK: Final = (b'"usage"', b"[DONE]", b'"error"', b"finish_reason", b"message_stop", b"stop_reason", b"event: error")
 
 
 class GarbageError(Exception):
@@ -103,8 +103,7 @@ class StreamWatch:
             return False
         self._count(part)
         kind = part.get("type")
-        if kind == "message_stop":
-            self.is_done = True
+        self._read_message(kind, part.get("delta"))
         self._read_choices(part.get("choices"))
         if part.get("choices") or kind in ("content_block_start", "content_block_delta", "message_start"):
             self.has_content = True
@@ -122,6 +121,14 @@ class StreamWatch:
             if self.collect and isinstance(delta, dict) and isinstance(delta.get("content"), str):
                 self.text.append(delta["content"])
 
+    def _read_message(self, kind: Any, delta: Any) -> None:
+        """The same of a stream of the Anthropic form."""
+        self.is_done = self.is_done or kind == "message_stop"
+        if kind == "message_delta" and isinstance(delta, dict):
+            self.is_finished = self.is_finished or bool(delta.get("stop_reason"))
+        elif self.collect and kind == "content_block_delta" and isinstance(delta, dict):
+            self.text.append(str(delta.get("text") or ""))
+
     def _count(self, part: dict[str, Any]) -> None:
         message = part.get("message")
         for usage in (part.get("usage"), message.get("usage") if isinstance(message, dict) else None):
@@ -135,9 +142,3 @@ class StreamWatch:
 def events_in(data: bytes) -> Iterator[bytes]:
     """All whole events in a block, for tests and tools."""
     yield from EventSplitter().feed(data)
-
-
-def error_event(form: str, body: dict[str, Any]) -> bytes:
-    """The event that tells a client that its stream ended before its end."""
-    data = json.dumps(body, separators=(",", ":")).encode()
-    return b"event: error\ndata: " + data + b"\n\n" if form == "messages" else b"data: " + data + b"\n\n"

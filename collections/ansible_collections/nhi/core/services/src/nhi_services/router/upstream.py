@@ -55,7 +55,7 @@ class Provider:
         key = read_secret_file(config.api_key_file) if config.api_key_file else ""
         common = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         bearer = {"Authorization": f"Bearer {key}"} if key else {}
-        native = {"x-api-key": key, "anthropic-version": _ANTHROPIC_VERSION} if key else {}
+        native = {"anthropic-version": _ANTHROPIC_VERSION, **({"x-api-key": key} if key else {})}
         limits = config.timeouts
         tls: ssl.SSLContext | bool = True
         if config.ca_file:
