@@ -11,20 +11,32 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import hdrs, web
 from ansible_collections.nhi.core.plugins.module_utils.routing import decide
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from nhi_services.router.api_errors import ApiError
-from nhi_services.router.asks import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, Ask, parse_json, read_ask
+from nhi_services.router.api_errors import ApiError, anthropic_body, anthropic_status
+from nhi_services.router.asks import (
+    CHAT,
+    COMPLETIONS,
+    COUNT,
+    EMBEDDINGS,
+    MESSAGES,
+    RESPONSES,
+    Ask,
+    parse_json,
+    read_ask,
+)
 from nhi_services.router.attempts import Attempts, UpstreamRefusalError
 from nhi_services.router.config import ALIAS_PREFIX, AgentConfig
+from nhi_services.router.counting import count_tokens
+from nhi_services.router.forms import failure_event
+from nhi_services.router.listing import is_anthropic, list_models, one_model
 from nhi_services.router.live import Live, Setup
 from nhi_services.router.metrics import Metrics
 from nhi_services.router.status import LastRequests, status_of
-from nhi_services.router.streams import error_event
 from nhi_services.router.trail import Trail
 from nhi_services.router.wanted import read_wanted
 
@@ -58,6 +70,8 @@ class Api:
         for path, form in (("chat/completions", CHAT), ("completions", COMPLETIONS), ("embeddings", EMBEDDINGS)):
             app.router.add_post(f"/v1/{path}", self._serving(form))
         app.router.add_post("/v1/messages", self._serving(MESSAGES))
+        app.router.add_post(f"/v1{COUNT}", self.count)
+        app.router.add_post("/v1/responses", self._serving(RESPONSES))
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{name:.+}", self.one_model)
         app.router.add_post("/v1/nhi/route", self.route)
@@ -137,7 +151,7 @@ class Api:
             known = (
                 error if isinstance(error, ApiError) else ApiError(error.status, "The provider refuses the request.")
             )
-            await response.write(error_event(form, known.body()))
+            await response.write(failure_event(form, known))
         finally:
             await blocks.aclose()
         if response is None:
@@ -164,17 +178,20 @@ class Api:
         """All models, and the aliases of tasks."""
         setup = self.live.setup
         self.agent_of(request, setup)
-        return web.json_response({"object": "list", "data": [_listed(n, p) for n, p in _names(setup).items()]})
+        return web.json_response(list_models(setup, request.headers))
 
     async def one_model(self, request: web.Request) -> web.Response:
         """One of them."""
         setup = self.live.setup
         self.agent_of(request, setup)
-        name = request.match_info["name"]
-        owner = _names(setup).get(name)
-        if owner is None:
-            raise ApiError(404, "There is no such model here.", param="model", code="model_not_found")
-        return web.json_response(_listed(name, owner))
+        return web.json_response(one_model(setup, request.match_info["name"], request.headers))
+
+    async def count(self, request: web.Request) -> web.Response:
+        """How many tokens a request of the Messages form has."""
+        setup = self.live.setup
+        agent = self.agent_of(request, setup)
+        wanted = read_wanted(request.headers, await self._ask(request, MESSAGES), agent, setup)
+        return web.json_response({"input_tokens": await count_tokens(self.live, setup, wanted)})
 
     async def route(self, request: web.Request) -> web.Response:
         """What would be chosen now, and why; nothing is sent or reserved."""
@@ -234,10 +251,10 @@ class Api:
             return self._told(request, ApiError(500, "The router has a fault; its log says more.", code="internal"))
 
     def _told(self, request: web.Request, error: ApiError) -> web.Response:
-        body = error.body()
-        if request.path == "/v1/messages":
-            body = {"type": "error", "error": {"type": error.type, "message": error.message}}
-        return web.json_response(body, status=error.status, headers=error.all_headers())
+        if request.path.startswith("/v1/messages") or is_anthropic(request.headers):
+            status = anthropic_status(error.status)
+            return web.json_response(anthropic_body(error), status=status, headers=error.all_headers())
+        return web.json_response(error.body(), status=error.status, headers=error.all_headers())
 
     def watch(self, handler: web.RequestHandler) -> web.RequestHandler:
         """A handler of a new connection, which is closed if it has not brought a whole request after a while."""
@@ -258,12 +275,3 @@ def header_safe(text: str) -> str:
 
 def _plain_type(content_type: str) -> str:
     return content_type if content_type in ("application/json", "text/plain") else "text/plain"
-
-
-def _names(setup: Setup) -> dict[str, str]:
-    models = {name: model.provider for name, model in setup.picture.models.items()}
-    return {**models, **{ALIAS_PREFIX + task: "nhi" for task in setup.config.tasks}}
-
-
-def _listed(name: str, owner: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": owner}

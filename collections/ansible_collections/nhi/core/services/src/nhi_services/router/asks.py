@@ -38,6 +38,8 @@ _IMAGE_TOKENS: Final = 1600
 _IMAGE: Final = re.compile(r'"(?:image_url|input_image|image)"')
 # Inline images are long in bytes and short in tokens.
 _DATA_URL: Final = re.compile(r'"(?:data:[a-z]+/[^"]{64,}|[A-Za-z0-9+/=]{512,})"')
+# Where tokens of a request of the Messages form are counted.
+COUNT: Final = "/messages/count_tokens"
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import Final
 
 from ansible_collections.nhi.core.plugins.module_utils.routing import degradation
 
+from nhi_services.router.adapted import Adapted, UntranslatableError
 from nhi_services.router.admission import Admission, Lease
 from nhi_services.router.api_errors import ApiError
 from nhi_services.router.asks import Ask, tokens_of
 from nhi_services.router.config import Timeouts
-from nhi_services.router.adapted import Adapted, UntranslatableError
 from nhi_services.router.forms import adapt
 from nhi_services.router.judge import Kind, judge_refusal, parse_good
 from nhi_services.router.learning import Learner
@@ -59,13 +59,14 @@ class Attempts:
                     self._failed(lease, fault, sent=True)
                     continue
                 answered = adapted.whole(body, parsed)
-                used = tokens_of(parsed.get("usage"))
-                self._succeeded(lease, answer, used or (self._wanted.demand.prompt_tokens, len(body) // 4))
-                return answered, "application/json"
             except UntranslatableError as error:
                 self._unsaid(lease, error.what)
             except UpstreamError as error:
                 self._failed(lease, error.what, sent=error.sent)
+            else:
+                used = tokens_of(parsed.get("usage"))
+                self._succeeded(lease, answer, used or (self._wanted.demand.prompt_tokens, len(body) // 4))
+                return answered, "application/json"
             finally:
                 self._abandon(lease)
 
@@ -220,6 +221,7 @@ class Attempts:
     def _unsaid(self, lease: Lease, what: str) -> None:
         """There are no words for the request in the provider's dialect: nothing was sent, and nobody is at fault."""
         self._failed(lease, f"it can not be asked for {what}", sent=False, counts=False)
+        self._setup.picture.states[lease.tried.model].breaker.probing = False
         self._admission.unsupported.add(lease.tried.model)
 
     def _abandon(self, lease: Lease, guess: tuple[int, int] = (0, 0)) -> None:

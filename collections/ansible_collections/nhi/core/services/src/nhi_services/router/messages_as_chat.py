@@ -233,7 +233,7 @@ class MessagesAsChat(Translated):
 
     def _start(self, part: Part) -> Part:
         usage = {"input_tokens": self._assumed, "output_tokens": 0}
-        message = {
+        message: Part = {
             "id": new_id("msg"), "type": "message", "role": "assistant", "model": part.get("model") or "",
             "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage,
         }  # fmt: skip

@@ -54,7 +54,8 @@ class Phrasebook:
     def _add(self, tool: Part, namespace: str) -> bool:
         kind = tool["type"]
         if kind == "namespace":
-            return all([self._add(one, tool["name"]) for one in tool["tools"]])
+            added = [self._add(one, tool["name"]) for one in tool["tools"]]
+            return all(added)
         if kind not in ("function", "custom"):
             return False
         name = f"{namespace}{_SEPARATOR}{tool['name']}" if namespace else tool["name"]
@@ -134,7 +135,9 @@ class Phrasebook:
             content = _content(item["content"])
             if role == "assistant" and messages and messages[-1].get("tool_calls"):
                 # What was said after the calls: nothing may stand between those and their results.
-                messages[-1]["content"] = "\n\n".join(filter(None, (text_of(messages[-1]["content"]), text_of(content))))
+                messages[-1]["content"] = "\n\n".join(
+                    filter(None, (text_of(messages[-1]["content"]), text_of(content)))
+                )
             else:
                 messages.append({"role": role, "content": content})
         elif kind in ("function_call", "custom_tool_call"):

@@ -13,7 +13,15 @@ from typing import Any, Final
 from nhi_services.router.asks import tokens_of
 
 _MOST_BYTES: Final = 8 * 1024 * 1024
-_WORTH_A_LOOK: Final = (b'"usage"', b"[DONE]", b'"error"', b"finish_reason", b"message_stop", b"stop_reason", b"event: error")
+_WORTH_A_LOOK: Final = (
+    b'"usage"',
+    b"[DONE]",
+    b'"error"',
+    b"finish_reason",
+    b"message_stop",
+    b"stop_reason",
+    b"event: error",
+)
 
 
 class GarbageError(Exception):

@@ -58,7 +58,11 @@ class Trail:
 
     def headers(self) -> dict[str, str]:
         """What every answer says."""
-        told = {"X-NHI-Request-Id": self.request_id, "X-NHI-Attempts": str(len(self.tried))}
+        told = {
+            "X-NHI-Request-Id": self.request_id, "X-NHI-Attempts": str(len(self.tried)),
+            # Where the clients of either family look for it.
+            "request-id" if self.form == "messages" else "x-request-id": self.request_id,
+        }  # fmt: skip
         if self.model:
             told["X-NHI-Provider"], told["X-NHI-Model"] = self.provider, self.model
         if self.queued_ms >= 1:
