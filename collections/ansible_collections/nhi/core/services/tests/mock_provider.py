@@ -15,6 +15,8 @@ from typing import Any
 
 from aiohttp import web
 
+from .told import Said, messages_stream, messages_whole
+
 Fault = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse | None]]
 
 
@@ -25,6 +27,8 @@ class MockProvider:
     name: str = "mock"
     tokens: tuple[int, int] = (10, 5)
     words: tuple[str, ...] = ("Hel", "lo", "!")
+    # Calls of tools that follow the words, where tools are offered and none has answered yet: name and arguments.
+    calls: tuple[tuple[str, dict[str, Any]], ...] = ()
     delay: float = 0.0
     per_day: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -42,7 +46,7 @@ class MockProvider:
 
     async def start(self) -> None:
         app = web.Application(client_max_size=64 * 1024 * 1024)
-        for path in ("chat/completions", "completions", "embeddings", "messages"):
+        for path in ("chat/completions", "completions", "embeddings", "messages", "messages/count_tokens"):
             app.router.add_post(f"/v1/{path}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self._runner.setup()
@@ -75,14 +79,18 @@ class MockProvider:
     def whole(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
         into, out = self.tokens
         text = "".join(self.words)
+        if request.path.endswith("/count_tokens"):
+            return {"input_tokens": into}
         if request.path.endswith("/messages"):
-            message = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"]}
             usage = {"input_tokens": into, "output_tokens": out}
-            return {**message, "stop_reason": "end_turn", "content": [{"type": "text", "text": text}], "usage": usage}
+            return {**messages_whole(self.said(body)), "model": body["model"], "usage": usage}
         usage = {"prompt_tokens": into, "completion_tokens": out, "total_tokens": into + out}
         if request.path.endswith("/embeddings"):
             return {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}], "usage": usage}
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}, "text": text}
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        choice = {"index": 0, "finish_reason": "stop", "message": message, "text": text}
+        if tools := _tool_calls(self.said(body)):
+            message["tool_calls"], choice["finish_reason"] = tools, "tool_calls"
         return {
             "id": "chatcmpl-1",
             "object": "chat.completion",
@@ -91,10 +99,22 @@ class MockProvider:
             "usage": usage,
         }
 
-    def events(self, body: dict[str, Any]) -> list[bytes]:
+    def said(self, body: dict[str, Any]) -> list[Said]:
+        """What it answers, in order."""
+        last = (body.get("messages") or [{}])[-1]
+        if not body.get("tools") or last.get("role") == "tool" or '"tool_result"' in json.dumps(last):
+            return [("text", "".join(self.words))]
+        called = [("call", f"call_{at}", *call) for at, call in enumerate(self.calls)]
+        return [("text", "".join(self.words)), *called]
+
+    def events(self, body: dict[str, Any], path: str = "/v1/chat/completions") -> list[bytes]:
         """The whole stream, event by event."""
+        if path.endswith("/messages"):
+            return messages_stream(self.said(body), 3, self.tokens)
         parts: list[Any] = [{"role": "assistant", "content": ""}, *({"content": word} for word in self.words)]
-        chunks = [_chunk(body, part, None) for part in parts] + [_chunk(body, {}, "stop")]
+        tools = _tool_calls(self.said(body))
+        parts += [{"tool_calls": [{"index": at, **tool}]} for at, tool in enumerate(tools)]
+        chunks = [_chunk(body, part, None) for part in parts] + [_chunk(body, {}, "tool_calls" if tools else "stop")]
         if (body.get("stream_options") or {}).get("include_usage"):
             into, out = self.tokens
             usage = {"prompt_tokens": into, "completion_tokens": out, "total_tokens": into + out}
@@ -108,7 +128,7 @@ class MockProvider:
     async def stream(self, request: web.Request, body: dict[str, Any], until: int | None = None) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **self.headers})
         await response.prepare(request)
-        for event in self.events(body)[:until]:
+        for event in self.events(body, request.path)[:until]:
             await response.write(event)
             await asyncio.sleep(self.delay / 10)
         if until is None:
@@ -116,6 +136,14 @@ class MockProvider:
         elif request.transport is not None:
             request.transport.close()
         return response
+
+
+def _tool_calls(said: list[Said]) -> list[dict[str, Any]]:
+    return [
+        {"id": one[1], "type": "function", "function": {"name": one[2], "arguments": json.dumps(one[3])}}
+        for one in said
+        if one[0] == "call"
+    ]
 
 
 def _chunk(body: dict[str, Any], delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
@@ -139,6 +167,15 @@ def raw(body: bytes, content_type: str = "application/json", code: int = 200) ->
 
     async def fault(_request: web.Request, _body: dict[str, Any]) -> web.StreamResponse:
         return web.Response(status=code, body=body, content_type=content_type)
+
+    return fault
+
+
+def cut(provider: MockProvider, until: int) -> Fault:
+    """Hang up after so many events of a stream."""
+
+    async def fault(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await provider.stream(request, body, until)
 
     return fault
 

@@ -95,11 +95,11 @@ class World:
 Play = Callable[[World], Awaitable[None]]
 
 
-def play(server: ValkeyServer, work: Play, providers: list[str] | None = None, **config: Any) -> None:
+def play(server: ValkeyServer, work: Play, names: list[str] | None = None, **config: Any) -> None:
     """Run a test against a router that is up."""
 
     async def run() -> None:
-        async with world(server, providers, **config) as there:
+        async with world(server, names, **config) as there:
             await work(there)
 
     asyncio.run(run())

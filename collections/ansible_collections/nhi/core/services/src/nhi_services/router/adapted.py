@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nhi_services.router.api_errors import ApiError, anthropic_body
-from nhi_services.router.asks import MESSAGES, PATHS
+from nhi_services.router.asks import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, PATHS
 from nhi_services.router.streams import GarbageError, data_of
 from nhi_services.router.upstream import UpstreamError
 
@@ -23,6 +23,9 @@ _MESSAGE_STOP: Final[Part] = {"type": "message_stop"}
 # While a model thinks, its client hears at least something once in so many parts.
 _QUIET_PARTS: Final = 32
 _ODD: Final = (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError)
+# Where an answer of each form has what it says.
+_ANSWERS: Final = {CHAT: "choices", COMPLETIONS: "choices", EMBEDDINGS: "data", MESSAGES: "content"}
+_NO_ANSWER: Final = "its answer is not of the form that it should have"
 
 
 class UntranslatableError(Exception):
@@ -46,8 +49,10 @@ class Adapted:
         self.path = PATHS[form]
         self.body = body
 
-    def whole(self, raw: bytes, _parsed: Part) -> bytes:
+    def whole(self, raw: bytes, parsed: Part) -> bytes:
         """A whole answer, as whoever asked understands it; UpstreamError for one that makes no sense."""
+        if not isinstance(parsed.get(_ANSWERS[self.form]), list):
+            raise UpstreamError(_NO_ANSWER, sent=True)
         return raw
 
     def event(self, event: bytes) -> bytes:
@@ -100,7 +105,7 @@ class Translated(Adapted):
         try:
             return compact(self.answer(parsed))
         except _ODD as error:
-            raise UpstreamError("its answer is not of the form that it should have", sent=True) from error
+            raise UpstreamError(_NO_ANSWER, sent=True) from error
 
     def event(self, event: bytes) -> bytes:
         """One event, translated; it may become none, or several."""
@@ -124,7 +129,8 @@ class Translated(Adapted):
 
     def refusal(self, status: int, body: bytes, _content_type: str) -> tuple[bytes, str]:
         """The same words in the shape that whoever asked knows."""
-        return compact(self.told(ApiError(status, words_of_refusal(body), code="refused_by_provider"))), _JSON
+        error = ApiError(status, words_of_refusal(body), code="refused_by_provider")
+        return compact(self.told(error)), "application/json"
 
     def told(self, error: ApiError) -> Part:
         """The shape of errors of whoever asked."""
@@ -134,9 +140,6 @@ class Translated(Adapted):
         """Whether it is time for a sign of life, as the parts have nothing for whoever asked."""
         self._quiet = (self._quiet + 1) % _QUIET_PARTS
         return self._quiet == 1
-
-
-_JSON: Final = "application/json"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,117 @@
+# Copyright (c) 2026, NHI contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Aider and Open Interpreter, as they are shipped, at work through the router.
+
+They bring hundreds of packages, so each has an environment of its own, which nothing else needs:
+
+    python3 -m venv ~/.cache/nhi/clients/aider && ~/.cache/nhi/clients/aider/bin/pip install aider-chat==0.86.2
+    python3 -m venv ~/.cache/nhi/clients/interpreter &&
+        ~/.cache/nhi/clients/interpreter/bin/pip install open-interpreter==0.4.3 setuptools
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .mock_provider import status
+from .router_world import KEY, World, play
+from .valkey_server import ValkeyServer, valkey
+
+CLIENTS = Path(os.environ.get("NHI_CLIENTS", "~/.cache/nhi/clients")).expanduser()
+AIDER = CLIENTS / "aider/bin/aider"
+INTERPRETER = CLIENTS / "interpreter/bin/interpreter"
+pytestmark = pytest.mark.slow
+
+
+def needs(program: Path) -> pytest.MarkDecorator:
+    reason = f"there is no {program}: the first lines of this file say how to install it"
+    return pytest.mark.skipif(not program.exists(), reason=reason)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[ValkeyServer]:
+    with valkey(append_only=False) as running:
+        yield running
+
+
+@pytest.fixture
+def server(shared: ValkeyServer) -> ValkeyServer:
+    shared.client().flushall()
+    return shared
+
+
+async def work_of(program: Path, *arguments: str, home: Path, said: str = "", **environment: str) -> str:
+    """Run a client in a home of its own and return what it prints."""
+    known = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    process = await asyncio.create_subprocess_exec(
+        program, *arguments, cwd=home, env={**known, "HOME": str(home), "TERM": "dumb", **environment},
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        told, _none = await asyncio.wait_for(process.communicate(said.encode()), 120)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return told.decode(errors="replace")
+
+
+@needs(AIDER)
+@pytest.mark.parametrize("form", ["openai", "anthropic"])
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_aider_edits_a_file_while_a_provider_fails(
+    server: ValkeyServer, tmp_path: Path, form: str, dialect: str
+) -> None:
+    async def work(world: World) -> None:
+        good, fair = world.providers.values()
+        good.always = status(500)
+        fair.words = ("hello.py\n", "```\n", 'print("hello from', ' the lab")\n', "```\n")
+        told = await work_of(
+            AIDER, "--model", f"{form}/nhi/code", "--weak-model", f"{form}/nhi/code", "--edit-format", "whole",
+            "--no-git", "--yes-always", "--no-analytics", "--no-check-update", "--no-show-release-notes",
+            "--no-show-model-warnings", "--disable-playwright", "--message", "Say hello.", "hello.py", home=tmp_path,
+            OPENAI_API_BASE=f"{world.url}/v1", OPENAI_API_KEY=KEY,
+            ANTHROPIC_API_BASE=world.url, ANTHROPIC_API_KEY=KEY,
+        )  # fmt: skip
+        print(told)
+        assert (tmp_path / "hello.py").read_text() == 'print("hello from the lab")\n', told
+        assert "Applied edit to hello.py" in told
+        assert good.seen
+        assert {path for path, _body, _headers in fair.seen} == {
+            "/v1/messages" if dialect == "anthropic" else "/v1/chat/completions"
+        }
+        assert fair.seen[0][1]["stream"] is True
+
+    # Its prompt is a few thousand tokens.
+    large = {"context": 100_000}
+    play(server, work, providers={
+        "good": {"models": {"good-model": large}}, "fair": {"dialect": dialect, "models": {"fair-model": large}},
+    })  # fmt: skip
+
+
+@needs(INTERPRETER)
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_open_interpreter_runs_what_a_model_calls_for(server: ValkeyServer, tmp_path: Path, dialect: str) -> None:
+    async def work(world: World) -> None:
+        good = world.providers["good"]
+        good.calls = (("execute", {"language": "shell", "code": "echo made-$((40 + 2)) > made; cat made"}),)
+        told = await work_of(
+            INTERPRETER, "--plain", "--auto_run", "--disable_telemetry", "--model", "openai/nhi/code",
+            "--api_base", f"{world.url}/v1", "--api_key", KEY, "--llm_supports_functions",
+            "--context_window", "8000", "--max_tokens", "500", home=tmp_path, said="Make it.\n",
+        )  # fmt: skip
+        print(told)
+        assert (tmp_path / "made").read_text() == "made-42\n", told
+        assert "Hello!" in told
+        assert len(good.seen) >= 2
+        result = good.seen[-1][1]["messages"]
+        assert "made-42" in str(result), "it went back to the model"
+
+    play(server, work, ["good"], providers={
+        "good": {"dialect": dialect, "models": {"good-model": {"context": 100_000}}},
+    })  # fmt: skip
