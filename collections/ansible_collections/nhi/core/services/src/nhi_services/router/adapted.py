@@ -139,7 +139,7 @@ class Translated(Adapted):
     def is_long_quiet(self) -> bool:
         """Whether it is time for a sign of life, as the parts have nothing for whoever asked."""
         self._quiet = (self._quiet + 1) % _QUIET_PARTS
-        return self._quiet == 1
+        return self._quiet == 0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from aiohttp import hdrs, web
 from ansible_collections.nhi.core.plugins.module_utils.routing import decide
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from nhi_services.router.adapted import words_of_refusal
 from nhi_services.router.api_errors import ApiError, anthropic_body, anthropic_status
 from nhi_services.router.asks import (
     CHAT,
@@ -148,10 +149,9 @@ class Api:
             if response is None:
                 raise
             trail.status, trail.outcome = error.status, "failed"
-            known = (
-                error if isinstance(error, ApiError) else ApiError(error.status, "The provider refuses the request.")
-            )
-            await response.write(failure_event(form, known))
+            if isinstance(error, UpstreamRefusalError):
+                error = ApiError(error.status, words_of_refusal(error.body), code="refused_by_provider")
+            await response.write(failure_event(form, error))
         finally:
             await blocks.aclose()
         if response is None:
