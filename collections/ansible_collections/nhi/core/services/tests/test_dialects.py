@@ -193,7 +193,8 @@ def test_a_stream_that_is_cut_never_looks_as_if_it_were_whole(form: str, provide
         last = parts[-1]
         if form == RESPONSES:
             assert [part["sequence_number"] for part in parts] == list(range(len(parts)))
-            assert (last["type"], last["response"]["error"]["message"]) == ("response.failed", "It broke off.")
+            assert (last["type"], last["response"]["status"]) == ("response.failed", "failed")
+            assert last["response"]["error"] == {"code": "server_error", "message": "It broke off."}
         else:
             assert last["error"]["message"] == "It broke off."
             assert (last.get("type") == "error") == (form == MESSAGES)
@@ -314,3 +315,37 @@ def test_calls_that_are_mixed_up_are_no_messages() -> None:
         relayed(adapt(ask(MESSAGES, stream=True), OPENAI, MODEL), stream, [])
     said, _told = read_responses(relayed(adapt(ask(RESPONSES, stream=True), OPENAI, MODEL), stream, []))
     assert said == [("call", "a", "f", {}), ("call", "b", "g", {})]
+
+
+def test_tokens_from_a_cache_are_counted_as_each_form_does() -> None:
+    chat = {
+        **chat_whole([("text", "x")]),
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 7}},
+    }
+    told = json.loads(adapt(ask(MESSAGES), OPENAI, MODEL).whole(b"", chat))["usage"]
+    assert (told["input_tokens"], told["cache_read_input_tokens"], told["output_tokens"]) == (3, 7, 5)
+    told = json.loads(adapt(ask(RESPONSES), OPENAI, MODEL).whole(b"", chat))["usage"]
+    assert (told["input_tokens"], told["input_tokens_details"]["cached_tokens"], told["total_tokens"]) == (10, 7, 15)
+    counted = {"input_tokens": 1, "cache_creation_input_tokens": 2, "cache_read_input_tokens": 7, "output_tokens": 5}
+    message = {**messages_whole([("text", "x")]), "usage": counted}
+    told = json.loads(adapt(ask(CHAT), ANTHROPIC, MODEL).whole(b"", message))["usage"]
+    assert (told["prompt_tokens"], told["prompt_tokens_details"], told["total_tokens"]) == (
+        10,
+        {"cached_tokens": 7},
+        15,
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [("length", ("max_tokens", "incomplete")), ("content_filter", ("refusal", "incomplete"))],
+)
+def test_an_answer_that_is_too_short_says_why(reason: str, expected: tuple[str, str]) -> None:
+    said: list[Said] = [("text", "Hel")]
+    for form, name in ((MESSAGES, "stop_reason"), (RESPONSES, "status")):
+        wanted = expected[form == RESPONSES]
+        stream = b"".join(chat_stream(said, 3, reason=reason))
+        assert READ[form](relayed(adapt(ask(form, stream=True), OPENAI, MODEL), stream, []))[1]["reason"] == wanted
+        answer = json.loads(adapt(ask(form), OPENAI, MODEL).whole(b"", chat_whole(said, reason)))
+        assert answer[name] == wanted
+    assert answer["incomplete_details"] == {"reason": {"length": "max_output_tokens"}.get(reason, reason)}
