@@ -296,7 +296,7 @@ def test_a_model_that_thinks_for_long_is_heard_of() -> None:
     event = b"data: " + json.dumps(chunk).encode() + b"\n\n"
     for form in (MESSAGES, RESPONSES):
         adapted = adapt(ask(form, stream=True), OPENAI, MODEL)
-        heard = [adapted.event(event) for _ in range(100)]
+        heard = [adapted.event(event) for _at in range(100)]
         assert 3 <= sum(bool(one) for one in heard[1:]) <= 10
 
 

@@ -123,7 +123,7 @@ def test_a_cut_chat_goes_on_with_a_provider_of_another_dialect(server: ValkeySer
         good.faults.append(cut(good, 4))
         _code, stream, _headers = await send(world, "chat", stream=True, headers={"X_NHI_Continue": "true"})
         assert stream.endswith(b"[DONE]\n\n")
-        [(path, sent, _)] = world.providers["fair"].seen
+        [(path, sent, _headers)] = world.providers["fair"].seen
         assert path == "/v1/chat/completions"
         assert sent["messages"][-2] == {"role": "assistant", "content": "Hel"}
 
@@ -224,7 +224,7 @@ def test_tokens_are_counted_by_who_does_that_for_nothing_else_estimated(server: 
     async def work(world: World) -> None:
         path, body = "/v1/messages/count_tokens", {"model": "nhi/code", **FORMS["messages"][1]}
         assert (await world.post(path, body))[:2] == (200, {"input_tokens": 10})
-        [(seen, sent, _)] = world.providers["good"].seen
+        [(seen, sent, _headers)] = world.providers["good"].seen
         assert seen == path
         assert (sent["model"], "max_tokens" in sent) == ("good-upstream", False)
         for fault in (status(404), slam, raw(b"{}"), raw(b"no")):
