@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ._proxmox import PROXMOX_ARGS
 from .change_gate import Gate
-from .graph import DependencyGraph
+from .graph import DependencyGraph, graph_digest
 from .guest_admission import Admission
 from .lock import current_actor
 from .plan_seal import secret_digest
@@ -43,16 +40,8 @@ def admission_from_params(
     if policy is None:
         return Admission()
     request = {"module": module, **_asked_for(params, spec, state_dir)}
-    gate = Gate(state_dir, policy, current_actor(), request, graph=digest_of(graph), plan_id=params["plan_id"] or None)
+    gate = Gate(state_dir, policy, current_actor(), request, graph=graph_digest(graph), plan_id=params["plan_id"] or None)
     return Admission(gate, check_mode=check_mode, made_by=params.get("made_by"))
-
-
-def digest_of(graph: DependencyGraph | None) -> str:
-    """Changes with anything in the graph."""
-    if graph is None:
-        return "none"
-    services = {name: asdict(service) for name, service in graph.services.items()}
-    return hashlib.sha256(json.dumps(services, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _asked_for(params: Mapping[str, Any], spec: Mapping[str, Mapping[str, Any]], state_dir: Path) -> dict[str, Any]:
