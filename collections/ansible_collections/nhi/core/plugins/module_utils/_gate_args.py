@@ -40,7 +40,9 @@ def admission_from_params(
     if policy is None:
         return Admission()
     request = {"module": module, **_asked_for(params, spec, state_dir)}
-    gate = Gate(state_dir, policy, current_actor(), request, graph=graph_digest(graph), plan_id=params["plan_id"] or None)
+    gate = Gate(
+        state_dir, policy, current_actor(), request, graph=graph_digest(graph), plan_id=params["plan_id"] or None
+    )
     return Admission(gate, check_mode=check_mode, made_by=params.get("made_by"))
 
 

@@ -23,16 +23,19 @@ from .lock import FileLock
 FILE_NAME, LOCK_NAME = "budgets.json", "budgets.lock"
 _LOCK_SECONDS = 30.0
 _HOUR = timedelta(hours=1)
-_MADE, _REMOVED, _OTHER = "made", "removed", "other"
+_MADE, _REMOVED, _RESTARTED, _OTHER = "made", "removed", "restarted", "other"
 _MAKING, _REMOVING = frozenset({"create", "clone", "restore"}), frozenset({"destroy"})
+_RESTARTING = frozenset({"restart", "restart_guarded"})
 # How each limit reads in a sentence.
 _WORDS = {
     "guests": "guests", "creates_per_hour": "creations within an hour", "destroys_per_hour": "removals within an hour",
+    "restarts_per_hour": "restarts of services within an hour",
     "cores": "cores", "memory_mib": "MiB of memory", "disk_gib": "GiB of disk",
     "outstanding_plans": "plans that could still be applied",
 }  # fmt: skip
 _WAYS_OUT = {
     "guests": "remove one that is no longer needed", "creates_per_hour": "wait", "destroys_per_hour": "wait",
+    "restarts_per_hour": "wait",
     "cores": "ask for less", "memory_mib": "ask for less", "disk_gib": "ask for less",
     "outstanding_plans": "apply or take back one of them",
 }  # fmt: skip
@@ -62,6 +65,10 @@ class Spending:
     @property
     def removes(self) -> bool:
         return bool(_REMOVING & set(self.operations))
+
+    @property
+    def restarts(self) -> bool:
+        return bool(_RESTARTING & set(self.operations))
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,8 @@ class BudgetLedger:
 
 
 def _entry(operation: str, actor: str, spending: Spending, now: datetime) -> Entry | None:
-    kind = _MADE if spending.makes else _REMOVED if spending.removes else _OTHER
+    kind = _RESTARTED if spending.restarts else _OTHER
+    kind = _MADE if spending.makes else _REMOVED if spending.removes else kind
     if kind == _OTHER and spending.size == Size():
         return None
     return Entry(operation, actor, now.isoformat(), kind, spending.guest, **asdict(spending.size))
@@ -174,9 +182,12 @@ def _living(entries: Iterable[Entry], existing: Collection[str], now: datetime) 
     kept, lines = [], list(entries)
     for number, entry in enumerate(lines):
         recent = now - entry.since < _HOUR
-        gone = entry.gone or (entry.kind != _REMOVED and not recent and entry.guest not in existing)
-        gone = gone or any(later.kind != _OTHER and later.guest == entry.guest for later in lines[number + 1 :])
-        if recent or (entry.kind != _REMOVED and not gone):
+        passing = entry.kind in (_REMOVED, _RESTARTED)  # counts for its hour only
+        gone = entry.gone or (not passing and not recent and entry.guest not in existing)
+        gone = gone or any(
+            later.kind in (_MADE, _REMOVED) and later.guest == entry.guest for later in lines[number + 1 :]
+        )
+        if recent or (not passing and not gone):
             kept.append(Entry(**{**asdict(entry), "gone": gone}))
     return kept
 
@@ -189,6 +200,7 @@ def _usage(entries: Iterable[Entry], now: datetime) -> dict[str, int]:
         "guests": sum(e.kind == _MADE for e in there),
         "creates_per_hour": sum(e.kind == _MADE for e in lately),
         "destroys_per_hour": sum(e.kind == _REMOVED for e in lately),
+        "restarts_per_hour": sum(e.kind == _RESTARTED for e in lately),
         "cores": sum(e.cores for e in there),
         "memory_mib": sum(e.memory_mib for e in there),
         "disk_gib": sum(e.disk_gib for e in there),

@@ -99,16 +99,17 @@ def plan_result(plan: GuestPlan) -> dict[str, Any]:
         "identity": plan.identity,
         "summary": plan.summary(),
         "plan": plan.ticket,
-        "how_to_apply": _how_to_apply(plan.ticket),
+        "how_to_apply": how_to_apply(plan.ticket),
     }
 
 
-def _how_to_apply(ticket: Mapping[str, Any] | None) -> list[str]:
+def how_to_apply(ticket: Mapping[str, Any] | None, option: str = "plan_id=") -> list[str]:
+    """What to do next with the plan of a dry run, for people."""
     if not ticket:
         return []
     number = ticket["plan_id"]
     approve = f"an operator approves it with 'nhi approve {number}', then " if ticket["needs_approval"] else ""
-    return [f"Plan {number}, good until {ticket['expires_at']}: {approve}run the same with plan_id={number}."]
+    return [f"Plan {number}, good until {ticket['expires_at']}: {approve}run the same with {option}{number}."]
 
 
 def plan_warnings(plan: GuestPlan) -> list[str]:

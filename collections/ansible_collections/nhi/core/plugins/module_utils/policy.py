@@ -29,11 +29,13 @@ OPERATORS = "@operators"
 OPERATIONS = (
     "create", "clone", "restore", "configure", "resize", "start", "stop", "protect", "destroy", "replace",
     "snapshot", "describe_snapshot", "remove_snapshot", "rollback", "backup", "remove_backup",
+    "restart", "restart_guarded",
 )  # fmt: skip
 # What takes something away for good; never done to a protected guest.
 DESTRUCTIVE = frozenset({"destroy", "replace", "rollback"})
 LIMITS = (
-    "guests", "creates_per_hour", "destroys_per_hour", "cores", "memory_mib", "disk_gib", "outstanding_plans",
+    "guests", "creates_per_hour", "destroys_per_hour", "restarts_per_hour", "cores", "memory_mib", "disk_gib",
+    "outstanding_plans",
 )  # fmt: skip
 _KEYS = frozenset(
     {"schema_version", "description", "operators", "protected", "never_replace", "rules", "budgets", "plan_minutes"}
@@ -96,10 +98,7 @@ class Policy:
 
     def decide(self, operations: Iterable[str], actor: str, guest: str, tags: Iterable[str] = ()) -> Decision:
         """The strictest decision over all operations of one change."""
-        decisions = [self._decide(operation, actor, guest, tuple(tags)) for operation in operations]
-        if not decisions:
-            return Decision(ALLOW, "nothing is changed")
-        return max(decisions, key=lambda decision: DECISIONS.index(decision.verdict))
+        return strictest(self._decide(operation, actor, guest, tuple(tags)) for operation in operations)
 
     def _decide(self, operation: str, actor: str, guest: str, tags: tuple[str, ...]) -> Decision:
         if operation in DESTRUCTIVE and self.protected.has(guest, tags):
@@ -124,6 +123,12 @@ class Policy:
     def total_budget(self) -> Mapping[str, int]:
         """Limits of all actors together."""
         return self.budgets.get("total", {})
+
+
+def strictest(decisions: Iterable[Decision]) -> Decision:
+    """The first of the strictest; of none, that nothing is changed."""
+    nothing = Decision(ALLOW, "nothing is changed")
+    return max(decisions, key=lambda decision: DECISIONS.index(decision.verdict), default=nothing)
 
 
 def find_policy(path: Path | str | None, state_dir: Path | str) -> Policy | None:

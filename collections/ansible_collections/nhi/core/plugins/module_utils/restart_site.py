@@ -41,5 +41,6 @@ def site_from_params(
         Path(params["state_dir"]), catalogue,
         GuestShell(params["ssh_user"], params["ssh_private_key"], params["known_hosts"]),
         lambda: ProxmoxClient(endpoint), rescan, params["dependency_graph"], params["health_timeout"],
-        params["guest_health_port"], params["brain_vmid"], tell=tell,
+        params["guest_health_port"], params["brain_vmid"], tell=tell, policy=params["policy"],
+        plan_id=params["plan_id"] or None,
     )  # fmt: skip

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from .catalogue import CatalogueEntry
-from .errors import LockTimeoutError, NHIError, PreflightError, StateError
+from .errors import FrozenError, LockTimeoutError, NHIError, PreflightError, StateError
 from .freeze import frozen, refuse_if_frozen
 from .graph import require_graph
+from .guest_guards import how_to_apply
 from .guest_manager import GuestManager
 from .guest_reader import Api, guest_path
 from .guest_recovery import settle
@@ -23,12 +24,15 @@ from .guest_run import Settings as GuestSettings
 from .guest_shell import GuestShell
 from .guest_spec import Wanted
 from .guest_wait import Patience
+from .journal import abandoned
 from .lock import FileLock, current_actor
+from .restart_admission import RestartGate
 from .restart_history import DIRECTORY, RestartHistory
 from .restart_jobs import DONE, FAILED, Job, RestartJobs
 from .restart_plan import RESTART, SCHEDULE, UNIT, RestartPlan, RestartWish, Step, Surroundings, plan_restart
-from .restart_run import RestartRun, cut_off_restarts, dismiss
+from .restart_run import Origin, RestartRun, cut_off_restarts, dismiss, is_same_restart, origin_of
 from .state import StateStore
+from .state_document import utc_now
 
 # systemd gives a unit 90 s to stop and 90 s to start unless it says otherwise.
 _UNIT_SECONDS = 240.0
@@ -54,6 +58,9 @@ class Site:
     brain_vmid: int = 100
     lock_timeout: float = 30.0
     tell: Callable[[str], None] = lambda _text: None
+    policy: str | None = None
+    plan_id: str | None = None
+    now: Callable[[], datetime] = utc_now
 
 
 @dataclass
@@ -66,13 +73,17 @@ class Outcome:
     progress: dict[str, Any] = field(default_factory=dict)
     job: Job | None = None
     operation: str | None = None
+    # What a dry run was given to apply it by, where a policy is in force.
+    ticket: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
-        told = self.plan.as_dict() if self.plan else {}
+        told = {**self.plan.as_dict(), **(self.ticket or {})} if self.plan else {}
         return {
             "changed": self.changed, "action": self.action, "plan": told or None, "operation": self.operation,
-            "summary": self.summary(), "job": self.job.as_dict() if self.job else None, **self.progress,
+            "how_to_apply": how_to_apply(self.ticket), "summary": self.summary(),
+            "job": self.job.as_dict() if self.job else None, **self.progress,
         }  # fmt: skip
 
     def summary(self) -> list[str]:
@@ -102,9 +113,10 @@ class Restarts:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._gate = RestartGate(site.state_dir, site.connect, site.policy, site.plan_id)
         self.jobs = RestartJobs(site.state_dir)
 
-    def plan(self, wish: RestartWish, now: datetime | None = None) -> RestartPlan:
+    def plan(self, wish: RestartWish) -> RestartPlan:
         """What would be done now."""
         site = self._site
         if not wish.services:
@@ -118,13 +130,16 @@ class Restarts:
             require_graph(site.dependency_graph, str(site.state_dir)), snapshot.document, site.catalogue,
             RestartHistory(site.state_dir).estimates(wish.services), site.brain_vmid, site.guest_health_port,
         )  # fmt: skip
-        return plan_restart(wish, known, now)
+        return plan_restart(wish, known, site.now())
 
     def request(self, wish: RestartWish, *, check_mode: bool = False) -> Outcome:
         """Restart now, or schedule it where now is no good time; PreflightError with all that speaks against it."""
         plan = self.plan(wish)
         if check_mode:
-            return Outcome(changed=True, action=f"would_{plan.action}", plan=plan)
+            ticket, warnings = self._gate.foresee(plan)
+            return Outcome(
+                changed=True, action=f"would_{plan.action}", plan=plan, ticket=ticket, warnings=warnings
+            )  # fmt: skip
         _refuse(plan)
         refuse_if_frozen(self._site.state_dir)
         if plan.action == SCHEDULE:
@@ -132,25 +147,42 @@ class Restarts:
         with self._alone(self._site.lock_timeout):
             plan = self.plan(wish)  # somebody else may have been first
             _refuse(plan)
-            return self._run(plan)
+            return self._run(plan, self._admit(plan))
 
-    def run_due(self) -> list[Job]:
-        """Do every scheduled restart whose hour has come; returns what became of them."""
-        self.jobs.watch()
+    def finish(self, operation: str) -> Outcome:
+        """Take up a restart that was cut off, for whoever asked for it; PreflightError where there is none to take up.
+
+        It was let through then, so it only has to be what was let through.
+        """
+        origin = self._origin_of(operation)
+        refuse_if_frozen(self._site.state_dir)
+        with self._alone(self._site.lock_timeout):
+            plan = self.plan(origin.wish)
+            _refuse(plan)
+            self._gate.readmit(plan, origin.admitted, origin.by)
+            return self._run(plan, replace(origin, resumes=operation))
+
+    def run_due(self, only: str | None = None) -> list[Job]:
+        """Do every scheduled restart whose hour has come, or that one; returns what became of them."""
+        if only is None:
+            self.jobs.watch()
         ended: list[Job] = []
-        now = datetime.now(UTC)
+        now = self._site.now()
         if not any(job.is_due(now) for job in self.jobs.all()):
             return ended
-        if freeze := frozen(self._site.state_dir):
-            self._site.tell(f"Scheduled restarts wait: {freeze}.")
-            return ended
+        self._gate.check()
         try:
             with self._alone(0):
-                while job := self.jobs.claim(now):
+                while not self._is_frozen() and (job := self.jobs.claim(now, only)):
                     ended.append(self._do(job))
         except LockTimeoutError as e:
             self._site.tell(f"{e} Scheduled restarts wait for it.")
         return ended
+
+    def _is_frozen(self) -> bool:
+        if freeze := frozen(self._site.state_dir):
+            self._site.tell(f"Scheduled restarts wait: {freeze}.")
+        return freeze is not None
 
     def cancel(self, which: str) -> Outcome:
         """Take a scheduled restart back, or let go of one that was cut off."""
@@ -175,7 +207,9 @@ class Restarts:
         window = plan.outlook.window
         if window is None:
             raise PreflightError("there is no safe window")
-        job, changed = self.jobs.schedule(plan.wish, window.start, window.end, current_actor())
+        job, changed = self.jobs.schedule(
+            plan.wish, window.start, window.end, current_actor(), lambda: self._gate.admit(plan)
+        )
         if not self.jobs.is_watched():
             self._site.tell(
                 "Nobody has looked for scheduled restarts here in the last ten minutes: install the timer with"
@@ -191,14 +225,38 @@ class Restarts:
             window = plan.outlook.window
             if plan.action != RESTART and window is not None:
                 return self.jobs.put_off(job, window.start, window.end, "its window was missed")
-            outcome = self._run(plan)
+            self._gate.readmit(plan, job.admitted, job.by)
+            outcome = self._run(plan, Origin(job.wish, job.by, job.admitted, job.id))
+        except FrozenError as e:
+            end = datetime.fromisoformat(job.not_after) if job.not_after else None
+            return self.jobs.put_off(job, datetime.fromisoformat(job.not_before), end, str(e))
         except NHIError as e:
             return self.jobs.end(job, FAILED, str(e))
         return self.jobs.end(job, DONE, "; ".join(outcome.summary()))
 
-    def _run(self, plan: RestartPlan) -> Outcome:
+    def _admit(self, plan: RestartPlan) -> Origin:
+        """Through the gate, but only once where the actor's own restart of the same was cut off after it."""
+        actor = current_actor()
+        for journal in abandoned(self._site.state_dir / DIRECTORY):
+            cut = origin_of(journal)
+            if cut is None or not is_same_restart(journal, (step.service for step in plan.steps)):
+                continue
+            if cut.by == actor and cut.admitted and self._site.plan_id in (None, cut.admitted):
+                self._gate.readmit(plan, cut.admitted, actor)
+                return replace(cut, wish=plan.wish)
+        return Origin(plan.wish, actor, self._gate.admit(plan))
+
+    def _origin_of(self, operation: str) -> Origin:
+        for journal in abandoned(self._site.state_dir / DIRECTORY):
+            if journal.operation == operation:
+                if origin := origin_of(journal):
+                    return origin
+                raise PreflightError(f"{journal.title} does not tell all that was asked for: ask for the same again")
+        raise PreflightError(f"there is no restart {operation} that was cut off: 'nhi recover' shows what is open")
+
+    def _run(self, plan: RestartPlan, origin: Origin) -> Outcome:
         site = self._site
-        run = RestartRun(plan, site.state_dir, GuestRestarter(site), site.health_timeout, site.tell)
+        run = RestartRun(plan, site.state_dir, GuestRestarter(site), site.health_timeout, site.tell, origin)
         try:
             progress = run.run().as_dict()
         except NHIError as e:

@@ -136,6 +136,7 @@ def _add_restart(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--confirm", action="append", default=[], metavar="SERVICE", help="its restart is meant")
     parser.add_argument("--now", action="store_true", help="do not wait for the safe window; needs --confirm then")
     parser.add_argument("--check", action="store_true", help="show the plan, and do nothing")
+    parser.add_argument("--plan", metavar="PLAN", help="number of the plan of a dry run")
     parser = _add(commands, "restarts", "Show, cancel or do the restarts that are scheduled.", _restarts)
     parser.add_argument("action", nargs="?", choices=restart_command.ACTIONS, default="list", help="list if not given")
     parser.add_argument("which", nargs="?", metavar="ID", help="what to cancel: an id, or a service")
@@ -214,7 +215,8 @@ def _deps(settings: Settings, arguments: argparse.Namespace) -> None:
 def _restart(settings: Settings, arguments: argparse.Namespace) -> None:
     wish = RestartWish(tuple(named(arguments.services)), frozenset(named(arguments.confirm)), arguments.now)
     secret = read_secret(settings, os.environ)
-    print("\n".join(restart_command.restart(settings, secret, wish, check=arguments.check)))
+    lines = restart_command.restart(settings, secret, wish, check=arguments.check, plan_id=arguments.plan)
+    print("\n".join(lines))
 
 
 def _restarts(settings: Settings, arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import read_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.errors import RestartError
+from ansible_collections.nhi.core.plugins.module_utils.guest_guards import how_to_apply
 from ansible_collections.nhi.core.plugins.module_utils.restart_jobs import FAILED, job_lines
 from ansible_collections.nhi.core.plugins.module_utils.restart_site import site_from_params
 from ansible_collections.nhi.core.plugins.module_utils.restarts import Restarts
@@ -28,9 +29,14 @@ ACTIONS: Final = ("list", "cancel", "run")
 _HEADINGS: Final = ("ID", "STATUS", "NOT BEFORE (UTC)", "SERVICES", "BY", "WHAT HAPPENED")
 
 
-def restart(settings: Settings, secret: str | None, wish: RestartWish, *, check: bool) -> list[str]:
+def restart(
+    settings: Settings, secret: str | None, wish: RestartWish, *, check: bool, plan_id: str | None = None
+) -> list[str]:
     """Restart or schedule; what to print."""
-    return _restarts(settings, secret).request(wish, check_mode=check).summary()
+    outcome = restarts_of(settings, secret, plan_id=plan_id).request(wish, check_mode=check)
+    for text in outcome.warnings:
+        _tell(text)
+    return [*outcome.summary(), *how_to_apply(outcome.ticket, "--plan ")]
 
 
 def restarts(
@@ -40,7 +46,7 @@ def restarts(
     if (action == "cancel") != (which is not None):
         raise SettingsError("Say 'nhi restarts cancel ID', or no ID for the other actions.")
     # Whoever only looks needs no token.
-    known = _restarts(settings, secret, needs_api=action == "run")
+    known = restarts_of(settings, secret, needs_api=action == "run")
     if which is not None:
         outcome = known.cancel(which)
         yield f"{outcome.job.label if outcome.job else which} is {outcome.action}."
@@ -55,7 +61,10 @@ def restarts(
     yield from [as_text(listing)] if as_json else _table(listing, screen)
 
 
-def _restarts(settings: Settings, secret: str | None, *, needs_api: bool = True) -> Restarts:
+def restarts_of(
+    settings: Settings, secret: str | None, *, needs_api: bool = True, plan_id: str | None = None
+) -> Restarts:
+    """Restarts as the settings have it; SettingsError names what is missing to reach the API."""
     proxmox = {**settings.proxmox, "api_token_secret": secret}
     if needs_api:
         require_proxmox(proxmox)
@@ -67,6 +76,8 @@ def _restarts(settings: Settings, secret: str | None, *, needs_api: bool = True)
         "known_hosts": settings.restart["known_hosts"] or str(settings.state_dir / "known_hosts"),
         "state_dir": str(settings.state_dir),
         "dependency_graph": settings.dependency_graph,
+        "policy": None,
+        "plan_id": plan_id,
         "guest_health_port": settings.scan["guest_health_port"],
     }
     return Restarts(site_from_params(params, read_catalogue(settings.catalogue), "nhi restart", _tell))
