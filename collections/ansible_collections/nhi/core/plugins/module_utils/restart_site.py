@@ -12,9 +12,9 @@ from typing import Any
 from .about import this_program
 from .catalogue import CatalogueEntry
 from .errors import PreflightError
+from .guest_restarter import Site
 from .guest_shell import GuestShell
 from .proxmox_client import ProxmoxClient, endpoint_from_params
-from .restarts import Site
 from .scan_options import ScanOptions, guest_wish
 from .scan_write import run_scan
 from .state import StateStore

@@ -19,6 +19,7 @@ from ansible_collections.nhi.core.plugins.module_utils import restarts as restar
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import CatalogueEntry, parse_entry
 from ansible_collections.nhi.core.plugins.module_utils.errors import GuestShellError
 from ansible_collections.nhi.core.plugins.module_utils.graph import DependencyGraph, parse_graph
+from ansible_collections.nhi.core.plugins.module_utils.guest_restarter import Site
 from ansible_collections.nhi.core.plugins.module_utils.guest_shell import GuestShell
 from ansible_collections.nhi.core.plugins.module_utils.restart_history import Estimate
 from ansible_collections.nhi.core.plugins.module_utils.restart_plan import (
@@ -28,7 +29,7 @@ from ansible_collections.nhi.core.plugins.module_utils.restart_plan import (
     Surroundings,
     plan_restart,
 )
-from ansible_collections.nhi.core.plugins.module_utils.restarts import Restarts, Site
+from ansible_collections.nhi.core.plugins.module_utils.restarts import Restarts
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.fake_proxmox import FakeProxmox
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import (

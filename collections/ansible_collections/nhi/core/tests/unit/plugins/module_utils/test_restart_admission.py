@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils import restarts as restarts_module
+from ansible_collections.nhi.core.plugins.module_utils.audit_reader import Query, find
 from ansible_collections.nhi.core.plugins.module_utils.errors import (
+    AuditError,
     BudgetError,
     FrozenError,
     NHIError,
@@ -194,6 +196,25 @@ def test_a_policy_that_can_not_be_used_lets_nothing_through_and_nothing_be_lost(
     assert (lab.done(), [job["status"] for job in lab.jobs()]) == ([], ["scheduled"])
 
 
+def told(lab: Lab) -> list[tuple[str, str, str, str | None]]:
+    entries = list(find(lab.directory, Query()))
+    return [(e["operation"], e["outcome"], e["actor"], e["plan"]) for e in entries]
+
+
+def test_the_audit_log_is_told_of_every_attempt(lab: Lab) -> None:
+    with pytest.raises(NotAllowedError):
+        lab.request("postgres", confirm="postgres")
+    assert told(lab) == [("restart", "refused", "aider", None)]
+    plan_id = approve(lab, planned(lab, "postgres", confirm="postgres"))
+    lab.request("postgres", confirm="postgres", plan_id=plan_id)
+    assert told(lab)[1:] == [("restart", outcome, "aider", plan_id) for outcome in ("allowed", "done")]
+    (lab.directory / "audit").rename(lab.directory / "audit.away")
+    (lab.directory / "audit").touch()
+    with pytest.raises(AuditError, match="Nothing is changed that the audit log is not told of"):
+        lab.request("redis-cache")
+    assert lab.done() == ["postgres"]
+
+
 # What waits for its hour was let through when it was asked for.
 
 
@@ -221,6 +242,7 @@ def test_a_scheduled_restart_needs_its_approval_when_it_is_scheduled(lab: Lab) -
     assert not again.changed, "what waits already needs no second approval"
     assert due(lab)["status"] == "done"
     assert sorted(lab.done()) == ["minio", "postgres"]
+    assert told(lab)[-2:] == [("restart/due", outcome, "aider", plan_id) for outcome in ("allowed", "done")]
 
 
 def test_a_scheduled_restart_waits_while_changes_are_frozen(lab: Lab) -> None:
