@@ -123,19 +123,25 @@ class Record:
     @property
     def advice(self) -> str:
         """What to do about it."""
-        remove = f"ansible-playbook playbooks/remove_service.yml -e guest={self.guest} -e confirm={self.guest}"
         if self.begun is None or self.is_under_way:
             return ""
         if self.what == REMOVAL:
-            return f"Finish it with `{remove}`."
-        return f"Finish it with `{self._deploy}`, or remove what it made with `{remove}`."
+            return f"Finish it with `{_line(self.command)}`."
+        return f"Finish it with `{_line(self.command)}`, or remove what it made with `{_line(self._remove)}`."
 
     @property
-    def _deploy(self) -> str:
-        words = [f"-e service={self.service}"]
-        words += [f"-e purpose={self.purpose}"] if self.purpose not in (None, "default") else []
-        words += [f"-e guest={self.guest}"] if self.guest != f"{self.service}-{self.purpose or 'default'}" else []
-        return " ".join(["ansible-playbook playbooks/service.yml", *words])
+    def command(self) -> list[str]:
+        """The playbook that finishes it, with its options."""
+        if self.what == REMOVAL:
+            return self._remove
+        words = [f"service={self.service}"]
+        words += [f"purpose={self.purpose}"] if self.purpose not in (None, "default") else []
+        words += [f"guest={self.guest}"] if self.guest != f"{self.service}-{self.purpose or 'default'}" else []
+        return ["playbooks/service.yml", *(part for word in words for part in ("-e", word))]
+
+    @property
+    def _remove(self) -> list[str]:
+        return ["playbooks/remove_service.yml", "-e", f"guest={self.guest}", "-e", f"confirm={self.guest}"]
 
     def as_data(self) -> dict[str, Any]:
         """For programs."""
@@ -305,6 +311,10 @@ def unfinished(state_dir: Path) -> list[Record]:
 def path_of(state_dir: Path, guest: str) -> Path:
     """Where the record of a guest stands as long as there is one."""
     return state_dir / DIRECTORY / f"{guest}{_SUFFIX}"
+
+
+def _line(command: Iterable[str]) -> str:
+    return " ".join(["ansible-playbook", *command])
 
 
 def _with(known: tuple[str, ...], *more: str) -> tuple[str, ...]:

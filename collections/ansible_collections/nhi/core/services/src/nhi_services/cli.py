@@ -31,6 +31,7 @@ from nhi_services import (
     history_cli,
     history_commands,
     plan_command,
+    recover_command,
     restart_command,
     scan_command,
     service_command,
@@ -46,7 +47,7 @@ WRONG_USAGE: Final = 2
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 
-Command = Callable[[Settings, argparse.Namespace], None]
+Command = Callable[[Settings, argparse.Namespace], int | None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings(os.environ, file=arguments.config, state_dir=arguments.state_dir)
         command: Command = arguments.command
-        command(settings, arguments)
+        code = command(settings, arguments)
         sys.stdout.flush()
     except SettingsError as error:
         return _complain(error, WRONG_USAGE)
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough; the interpreter must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    return 0
+    return code or 0
 
 
 def _complain(message: object, code: int) -> int:
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     history_cli.add_history(commands, _add)
     _add_plans(commands)
     _add_freeze(commands)
+    recover_command.add_to(commands, _add)
     audit_command.add_to(commands, _add)
     return parser
 
