@@ -143,6 +143,10 @@ class Reservations:
         """Lines of guests that were made and have an address, to be compared with what is there."""
         return [r for r in self._read() if r.status == _USED and r.address]
 
+    def abandoned(self) -> list[Reservation]:
+        """What runs still hold that are gone, and that nobody settled."""
+        return [r for r in self._read() if r.is_abandoned()]
+
     def reserve(
         self,
         operation: str,

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The `nhi` command.
 
-Exit codes: 0 done, 1 it can not be done (the reason is one line on stderr), 2 wrong usage or settings, 130 interrupted.
+Exit codes: 0 done, 1 it can not be done (the reason is one line on stderr), 2 wrong usage or settings, 130 interrupted;
+`nhi doctor` has its own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ansible_collections.nhi.core.plugins.module_utils.state_document import utc
 from nhi_services import (
     audit_command,
     deps_command,
+    doctor_command,
     history_cli,
     history_commands,
     plan_command,
@@ -98,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plans(commands)
     _add_freeze(commands)
     recover_command.add_to(commands, _add)
+    doctor_command.add_to(commands, _add)
     audit_command.add_to(commands, _add)
     return parser
 
