@@ -21,7 +21,7 @@ from .journal import abandoned
 from .lock import FileLock, current_actor
 from .restart_admission import RestartGate
 from .restart_history import DIRECTORY, RestartHistory
-from .restart_jobs import DONE, FAILED, Job, RestartJobs
+from .restart_jobs import DONE, FAILED, RUNNING, Job, RestartJobs
 from .restart_plan import RESTART, SCHEDULE, RestartPlan, RestartWish, Surroundings, plan_restart
 from .restart_run import Origin, RestartRun, cut_off_restarts, dismiss, is_same_restart, origin_of
 from .state import StateStore
@@ -112,12 +112,14 @@ class Restarts:
             with self._alone(self._site.lock_timeout):
                 plan = self.plan(wish)  # somebody else may have been first
                 _refuse(plan)
-                return self._run(plan, self._admit(plan), attempt)
+                outcome = self._run(plan, self._admit(plan), attempt)
+                self._end_jobs(wish)
+                return outcome
 
     def finish(self, operation: str) -> Outcome:
         """Take up a restart that was cut off, for whoever asked for it; PreflightError where there is none to take up.
 
-        It was let through then, so it only has to be what was let through.
+        It was let through then, so it only has to be what was let through, at an hour that is safe for it.
         """
         origin = self._origin_of(operation)
         with self._audited("restart/finish", origin.wish, origin.admitted) as attempt:
@@ -125,6 +127,8 @@ class Restarts:
             with self._alone(self._site.lock_timeout):
                 plan = self.plan(origin.wish)
                 _refuse(plan)
+                if plan.action == SCHEDULE:
+                    raise PreflightError(f"now is outside its safe window ({plan.outlook}): finish it then")
                 self._gate.readmit(plan, origin.admitted, origin.by)
                 return self._run(plan, replace(origin, resumes=operation), attempt)
 
@@ -210,6 +214,12 @@ class Restarts:
         except NHIError as e:
             return self.jobs.end(job, FAILED, str(e))
         return self.jobs.end(job, DONE, "; ".join(outcome.summary()))
+
+    def _end_jobs(self, wish: RestartWish) -> None:
+        """A job that was cut off is done with the restart that just ended. Only for who holds the lock of restarts."""
+        for job in self.jobs.all():
+            if job.status == RUNNING and set(job.services) <= set(wish.services):
+                self.jobs.end(job, DONE, "done by another restart of the same")
 
     def _admit(self, plan: RestartPlan) -> Origin:
         """Through the gate, but only once where the actor's own restart of the same was cut off after it."""

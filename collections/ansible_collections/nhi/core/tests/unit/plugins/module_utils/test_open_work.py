@@ -236,6 +236,27 @@ def test_a_scheduled_restart_whose_journal_is_open_is_shown_once(lab: Lab) -> No
     assert (lab.done(), listed(lab)) == (["redis-cache"], [])
 
 
+def test_a_scheduled_restart_that_somebody_did_again_is_done(lab: Lab) -> None:
+    number = job(lab)
+    lab.request("redis-cache")
+    assert listed(lab) == []
+    assert [(j["id"], j["status"]) for j in lab.jobs()] == [(number, "done")]
+    lab.restarts().run_due()
+    assert lab.done() == ["redis-cache"]
+
+
+def test_outside_its_hours_a_restart_is_not_finished(lab: Lab) -> None:
+    origin = Origin(RestartWish(("minio",)), by="aider").as_dict()
+    cut_off(
+        lab.directory / "restarts", "restart-3", "restart of minio", (PLAN, {"services": ["minio"], "origin": origin})
+    )
+    (one,) = finish(lab)
+    assert (one.done, "outside its safe window" in one.text) == (False, True)
+    lab.ahead = timedelta(hours=12)
+    assert [one.done for one in finish(lab)] == [True]
+    assert lab.done() == ["minio"]
+
+
 def test_what_waits_for_its_hour_is_not_open(lab: Lab) -> None:
     lab.request("minio")
     assert listed(lab) == []
