@@ -156,13 +156,14 @@ def test_what_waits_for_its_hour_is_done_by_a_real_timer_and_once(house: Operato
             token=env["PROXMOX_READER_TOKEN_ID"], secret=env["PROXMOX_READER_TOKEN_SECRET"], graph=graph_file(house),
         ))  # fmt: skip
         succeeded(house.run(tool("ansible-playbook"), str(play), timeout=300))
+        began = time.monotonic()
         again = succeeded(house.run(tool("ansible-playbook"), str(play), timeout=300))
+        to_say_so = timedelta(seconds=10 + 1.5 * (time.monotonic() - began))
         assert re.search(r"keeper +: ok=\d+ +changed=0", again), again[-1000:]
         assert on(house, "keeper", "systemd-analyze verify /etc/systemd/system/nhi-restarts.* 2>&1; true") == ""
         assert on(house, "keeper", "systemctl is-active nhi-restarts.timer") == "active"
         # A window begins with a minute: the next one for which there is time to say so.
-        start = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1)
-        start += timedelta(minutes=1) if start - datetime.now(UTC) < timedelta(seconds=35) else timedelta()
+        start = (datetime.now(UTC) + to_say_so).replace(second=0, microsecond=0) + timedelta(minutes=1)
         span = f"{start:%H:%M}-{start + timedelta(minutes=10):%H:%M}"
         waits["services"]["redis-cache"]["restart_safe_hours"] = [span]
         write_graph(house, waits)
