@@ -97,6 +97,10 @@ class GuestShellError(NHIError):
     """A command on a guest could not be run, or failed there."""
 
 
+class CommandTimeoutError(GuestShellError):
+    """A command on a guest took longer than it was given, and was ended."""
+
+
 class GraphError(NHIError):
     """dependency_graph.json is not valid."""
 

@@ -26,7 +26,8 @@ from typing import Any
 from .errors import PlanError, StateError
 from .files import discard, explain, replace_file, write_once
 from .plan_seal import PlanBody, check_seal, is_plan_id, seal
-from .policy import APPROVE, Policy
+from .policy import Policy
+from .policy_words import APPROVE
 
 DIRECTORY, KEY_NAME = "plans", "plan.key"
 _KEY_BYTES = 32

@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PolicyError
+from .exec_policy import Errand, ExecDecision, ExecRule, decide, exec_faults, parse_rules
 from .files import explain
+from .policy_words import ALLOW, APPROVE, DECISIONS, DENY, Decision, are_names, common_faults, is_one_of
 
 NAME = "policy.json"
-ALLOW, APPROVE, DENY = "allow", "approve", "deny"
-DECISIONS = (ALLOW, APPROVE, DENY)  # from the mildest to the strictest
-# In place of names of actors: whoever may approve.
-OPERATORS = "@operators"
 # What is done to a guest, as plans name it.
 OPERATIONS = (
     "create", "clone", "restore", "configure", "resize", "start", "stop", "protect", "destroy", "replace",
@@ -37,9 +35,10 @@ LIMITS = (
     "guests", "creates_per_hour", "destroys_per_hour", "restarts_per_hour", "cores", "memory_mib", "disk_gib",
     "outstanding_plans",
 )  # fmt: skip
-_KEYS = frozenset(
-    {"schema_version", "description", "operators", "protected", "never_replace", "rules", "budgets", "plan_minutes"}
-)
+_KEYS = frozenset({
+    "schema_version", "description", "operators", "protected", "never_replace", "rules", "exec", "budgets",
+    "plan_minutes",
+})  # fmt: skip
 _RULE_KEYS = frozenset({"operations", "actors", "guests", "decision", "reason"})
 _PLAN_MINUTES = 30
 
@@ -60,7 +59,7 @@ class Rule:
             return False
         if self.guests and not any(fnmatchcase(guest, pattern) for pattern in self.guests):
             return False
-        return not self.actors or actor in self.actors or (OPERATORS in self.actors and actor in operators)
+        return is_one_of(actor, self.actors, operators)
 
 
 @dataclass(frozen=True)
@@ -76,14 +75,6 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What the policy says of one change, and why."""
-
-    verdict: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Policy:
     """A valid policy."""
 
@@ -91,6 +82,7 @@ class Policy:
     protected: Selection = field(default_factory=Selection)
     never_replace: Selection = field(default_factory=Selection)
     rules: tuple[Rule, ...] = ()
+    exec_rules: tuple[ExecRule, ...] = ()
     budgets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     actor_budgets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     plan_seconds: float = _PLAN_MINUTES * 60.0
@@ -109,6 +101,10 @@ class Policy:
             if rule.fits(operation, actor, guest, self.operators):
                 return Decision(rule.decision, rule.reason or f"rule {number} of the policy ({operation} by {actor})")
         return Decision(APPROVE, f"no rule of the policy speaks of {operation} by {actor}")
+
+    def decide_errand(self, errand: Errand) -> ExecDecision:
+        """What it says of a command on a guest, or of reading its logs."""
+        return decide(self.exec_rules, self.operators, errand)
 
     def may_approve(self, person: str, actor: str) -> bool:
         """Whether ``person`` may approve what ``actor`` asked for; never one's own."""
@@ -158,6 +154,7 @@ def parse_policy(data: Any, origin: str = NAME) -> Policy:
         protected=_selection(data.get("protected")),
         never_replace=_selection(data.get("never_replace")),
         rules=tuple(_rule(rule) for rule in data["rules"]),
+        exec_rules=parse_rules(data.get("exec", [])),
         budgets={name: dict(budgets.get(name, {})) for name in ("default", "total")},
         actor_budgets={name: dict(limits) for name, limits in budgets.get("actors", {}).items()},
         plan_seconds=data.get("plan_minutes", _PLAN_MINUTES) * 60.0,
@@ -181,7 +178,7 @@ def _faults(data: Any) -> Iterator[str]:
     yield from (f"{key} is not known" for key in sorted(set(data) - _KEYS))
     if data.get("schema_version") != 1:
         yield "schema_version is not 1"
-    if not _are_names(data.get("operators")):
+    if not are_names(data.get("operators")):
         yield "operators is no list of names"
     for key in ("protected", "never_replace"):
         yield from _selection_faults(key, data.get(key, {}))
@@ -194,6 +191,7 @@ def _faults(data: Any) -> Iterator[str]:
     else:
         for number, rule in enumerate(rules, 1):
             yield from (f"rule {number}: {fault}" for fault in _rule_faults(rule))
+    yield from exec_faults(data.get("exec", []))
     yield from _budget_faults(data.get("budgets", {}))
 
 
@@ -201,24 +199,17 @@ def _rule_faults(rule: Any) -> Iterator[str]:
     if not isinstance(rule, Mapping):
         yield "it is no mapping"
         return
-    yield from (f"{key} is not known" for key in sorted(set(rule) - _RULE_KEYS))
-    if rule.get("decision") not in DECISIONS:
-        yield f"decision is not one of {', '.join(DECISIONS)}"
-    for key in ("operations", "actors", "guests"):
-        if key in rule and (not _are_names(rule[key]) or not rule[key]):
-            yield f"{key} is no list of names; leave it out for any"
-    if _are_names(rule.get("operations")):
+    yield from common_faults(rule, _RULE_KEYS, ("operations", "actors", "guests"))
+    if are_names(rule.get("operations")):
         for name in rule["operations"]:
             if name not in OPERATIONS:
                 yield f"operation {name} is not one of {', '.join(OPERATIONS)}"
-    if not isinstance(rule.get("reason", ""), str):
-        yield "reason is no text"
 
 
 def _selection_faults(key: str, raw: Any) -> Iterator[str]:
     if not isinstance(raw, Mapping) or set(raw) - {"guests", "tags"}:
         yield f"{key} has more than guests and tags"
-    elif not all(_are_names(names) for names in raw.values()):
+    elif not all(are_names(names) for names in raw.values()):
         yield f"guests and tags of {key} are lists of names"
 
 
@@ -240,10 +231,6 @@ def _budget_faults(raw: Any) -> Iterator[str]:
                 yield f"budgets.{name}.{key} is not one of {', '.join(LIMITS)}"
             elif not _is_count(value):
                 yield f"budgets.{name}.{key} is no number from 0 on"
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
 
 
 def _is_count(value: Any) -> bool:

@@ -13,15 +13,12 @@ from typing import Any
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import PolicyError
 from ansible_collections.nhi.core.plugins.module_utils.policy import (
-    ALLOW,
-    APPROVE,
-    DECISIONS,
-    DENY,
     DESTRUCTIVE,
     OPERATIONS,
     find_policy,
     parse_policy,
 )
+from ansible_collections.nhi.core.plugins.module_utils.policy_words import ALLOW, APPROVE, DECISIONS, DENY
 from hypothesis import given
 from hypothesis import strategies as st
 
