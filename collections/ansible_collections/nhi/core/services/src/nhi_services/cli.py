@@ -4,7 +4,7 @@
 """The `nhi` command.
 
 Exit codes: 0 done, 1 it can not be done (the reason is one line on stderr), 2 wrong usage or settings, 130 interrupted;
-`nhi doctor` has its own.
+`nhi doctor` has its own, and `nhi exec` ends with that of the command it runs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from nhi_services import (
     audit_command,
     deps_command,
     doctor_command,
+    hands_command,
     history_cli,
     history_commands,
     plan_command,
@@ -49,6 +50,7 @@ WRONG_USAGE: Final = 2
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 
+# Those that end with a code of their own return it.
 Command = Callable[[Settings, argparse.Namespace], int | None]
 
 
@@ -58,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             # What the terminal has no character for is shown as an escape, not as a traceback.
             stream.reconfigure(errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
+    words, arguments_of_command = hands_command.split(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words)
+    arguments.words = arguments_of_command
     try:
         settings = read_settings(os.environ, file=arguments.config, state_dir=arguments.state_dir)
         command: Command = arguments.command
@@ -78,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: object, code: int) -> int:
-    print(f"nhi: {message}", file=sys.stderr)
+    print(f"nhi: {printable(str(message))}", file=sys.stderr)
     return code
 
 
@@ -102,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     recover_command.add_to(commands, _add)
     doctor_command.add_to(commands, _add)
     audit_command.add_to(commands, _add)
+    hands_command.add_to(commands, _add)
     return parser
 
 
