@@ -29,6 +29,7 @@ extends_documentation_fragment:
   - nhi.core.gate
   - nhi.core.proxmox
   - nhi.core.state
+  - nhi.core.ssh
 attributes:
   check_mode:
     support: full
@@ -89,18 +90,6 @@ options:
     description: VMID of the Brain. A guest with the tag C(brain) is the Brain too.
     type: int
     default: 100
-  ssh_user:
-    description: User on the guests. Anybody but V(root) needs C(sudo) without a password there.
-    type: str
-    default: root
-  ssh_private_key:
-    description: File of the SSH key for the guests. What the SSH client finds itself is used if not specified.
-    type: path
-  known_hosts:
-    description: File with the host keys of the guests, as M(nhi.core.nhi_vm) records them. Others are not logged in to.
-    type: path
-requirements:
-  - OpenSSH client
 seealso:
   - module: nhi.core.nhi_dependency_info
   - module: nhi.core.nhi_vm
@@ -216,6 +205,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nhi.core.plugins.module_utils._gate_args import GATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import PROXMOX_ARGS
+from ansible_collections.nhi.core.plugins.module_utils._ssh_args import SSH_ARGS
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import load_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.dependency_report import named
@@ -229,6 +219,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **PROXMOX_ARGS,
     **STATE_ARGS,
     **GATE_ARGS,
+    **SSH_ARGS,
     "services": {"type": "list", "elements": "str"},
     "due": {"type": "bool", "default": False},
     "cancel": {"type": "str"},
@@ -240,9 +231,6 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "health_timeout": {"type": "float", "default": 60.0},
     "guest_health_port": {"type": "int", "default": 22},
     "brain_vmid": {"type": "int", "default": 100},
-    "ssh_user": {"type": "str", "default": "root"},
-    "ssh_private_key": {"type": "path", "no_log": False},
-    "known_hosts": {"type": "path"},
 }
 
 
