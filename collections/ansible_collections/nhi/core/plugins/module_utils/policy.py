@@ -127,6 +127,29 @@ def strictest(decisions: Iterable[Decision]) -> Decision:
     return max(decisions, key=lambda decision: DECISIONS.index(decision.verdict), default=nothing)
 
 
+def unprotected(policy: Policy, guests: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+    """Guests of state.json that the policy protects and Proxmox VE does not, each with a sentence about it.
+
+    The policy binds those who come through this collection; ``protection=1`` binds every token that lacks
+    VM.Config.Options.
+    """
+    found = []
+    for guest in guests:
+        if (
+            guest["template"]
+            or guest["protection"]
+            or not policy.protected.has(guest["name"] or "", guest["tags"] or ())
+        ):
+            continue
+        label = f"{'LXC' if guest['type'] == 'lxc' else 'VM'} {guest['vmid']} {guest['name']}"
+        if guest["protection"] is None:
+            text = f"Whether Proxmox VE protects {label}, like the policy, is unknown: scan it."
+        else:
+            text = f"{label} is protected by the policy, but not in Proxmox VE: set protection: true (nhi_vm)."
+        found.append((guest, text))
+    return found
+
+
 def find_policy(path: Path | str | None, state_dir: Path | str) -> Policy | None:
     """The named policy, else the one beside state.json, None where there is none; PolicyError for a bad one."""
     file = Path(path) if path else Path(state_dir) / NAME

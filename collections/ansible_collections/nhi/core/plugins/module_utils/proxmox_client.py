@@ -51,8 +51,8 @@ class Endpoint:
 
     @property
     def identity(self) -> str:
-        """The token's full name, as Proxmox VE writes it."""
-        return f"{self.user}!{self.token_id}"
+        """The token's full name, as Proxmox VE writes it; the user's where there is no token."""
+        return f"{self.user}!{self.token_id}" if self.token_id else self.user
 
     @property
     def server(self) -> str:

@@ -41,7 +41,7 @@ from nhi_services import (
     state_commands,
 )
 from nhi_services.settings import Settings, SettingsError, read_secret, read_settings
-from nhi_services.status import render, status_of
+from nhi_services.status import policy_alerts, render, status_of
 from nhi_services.table import screen_of
 from nhi_services.words import printable
 
@@ -199,7 +199,9 @@ def _add_freeze(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _status(settings: Settings, arguments: argparse.Namespace) -> None:
     document = StateStore(settings.state_dir).read().document
-    status = status_of(document, utc_now(), unfinished(settings.state_dir))
+    now = utc_now()
+    more = policy_alerts(document, settings.state_dir, now)
+    status = status_of(document, now, unfinished(settings.state_dir), more)
     if arguments.json:
         print(state_commands.as_text(status.as_data()))
     else:
