@@ -102,6 +102,11 @@ class PlanStore:
             return key
         raise StateError(f"{self._key_path} could not be made: correct state_dir or its owner")
 
+    @property
+    def key_file(self) -> Path | None:
+        """Where the key is kept, None where none was ever needed."""
+        return self._key_path if os.path.lexists(self._key_path) else None
+
     def issue(self, body: PlanBody, decision: str, reason: str) -> str:
         """Keep a plan and return its number. StateError when it can not be kept."""
         plan_id = seal(self.key, body)
