@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -314,7 +315,8 @@ def path_of(state_dir: Path, guest: str) -> Path:
 
 
 def _line(command: Iterable[str]) -> str:
-    return " ".join(["ansible-playbook", *command])
+    # Somebody pastes this into a shell.
+    return shlex.join(["ansible-playbook", *command])
 
 
 def _with(known: tuple[str, ...], *more: str) -> tuple[str, ...]:
