@@ -15,6 +15,7 @@ from .guest_admission import Admission
 from .guest_checks import check_confirmed, check_critical, check_dependents
 from .guest_identity import Identity, Known, check_expected
 from .impact import Impact
+from .plain_text import printable
 
 
 @dataclass(frozen=True)
@@ -113,5 +114,5 @@ def how_to_apply(ticket: Mapping[str, Any] | None, option: str = "plan_id=") -> 
 
 
 def plan_warnings(plan: GuestPlan) -> list[str]:
-    """What to warn of, also what check mode let pass."""
-    return plan.warnings + [f"Refused outside check mode: {c.message}" for c in plan.failed]
+    """What to warn of, also what check mode let pass; Ansible writes warnings to the terminal as they are."""
+    return list(map(printable, [*plan.warnings, *(f"Refused outside check mode: {c.message}" for c in plan.failed)]))

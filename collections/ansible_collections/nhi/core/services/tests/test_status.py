@@ -14,6 +14,7 @@ from datetime import timedelta
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.deployment import Record
 from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import (
     NOON,
     full_document,
@@ -23,7 +24,7 @@ from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_document
 )
 from nhi_services.status import render, status_of
 from nhi_services.table import Cell, Screen, lines_of, screen_of
-from nhi_services.words import age_in_words, amount, printable
+from nhi_services.words import age_in_words, amount
 
 
 class Terminal(io.StringIO):
