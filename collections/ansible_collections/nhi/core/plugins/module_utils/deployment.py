@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from .errors import StateError
+from .errors import PreflightError, StateError
 from .files import explain, sync_directory
 from .journal import append_entry, read_entries
 from .lock import Holder
@@ -33,6 +34,7 @@ DEPLOYMENT, REMOVAL = "deployment", "removal"
 STEP_SECONDS = 300.0
 
 _SUFFIX = ".jsonl"
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _VERSION = 1
 _PAUSE_SECONDS = 0.05
 _BEGUN, _MADE, _GENERATED, _REGISTERED, _UNDONE = "begun", "made", "generated", "registered", "undone"
@@ -253,7 +255,11 @@ def begin(
     """Let a run deploy or remove a service on a guest; the record now, and as it was where something was cut off.
 
     StateError, naming who, when another run that lives holds it. The same process may begin as often as it likes.
+    PreflightError for a service or purpose that is none: both become part of a command that people paste.
     """
+    for word, kind in ((service, "service"), (purpose, "purpose")):
+        if word and not _WORD.fullmatch(word):
+            raise PreflightError(f"'{word}' is no {kind}: use letters, digits, and _ . + - after the first character")
     _refuse_others(look(state_dir, guest), run, state_dir)
     opened = Deployment.open(state_dir, guest, create=True)
     if opened is None:

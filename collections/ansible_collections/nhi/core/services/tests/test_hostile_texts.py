@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.audit_log import AuditLog
-from ansible_collections.nhi.core.plugins.module_utils.deployment import DEPLOYMENT, begin
+from ansible_collections.nhi.core.plugins.module_utils.deployment import DEPLOYMENT, Deployment
 from ansible_collections.nhi.core.plugins.module_utils.history import History
 from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
 from ansible_collections.nhi.core.plugins.module_utils.restart_jobs import RestartJobs
@@ -69,7 +70,8 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     AuditLog(directory).append(
         {"operation": TEXT, "outcome": "refused", "actor": TEXT, "subject": TEXT, "reason": TEXT}
     )
-    begin(directory, "redis", DEPLOYMENT, Holder(TEXT, TEXT, 2**22 + 1, Holder.me("x").host, now, "x"), TEXT, TEXT)
+    with contextlib.closing(Deployment.open(directory, "redis", create=True)) as deployment:
+        deployment.begin(DEPLOYMENT, Holder(TEXT, TEXT, 2**22 + 1, Holder.me("x").host, now, "x"), TEXT, TEXT)
     at = datetime(2099, 1, 1, tzinfo=UTC)
     RestartJobs(directory).schedule(RestartWish((TEXT,)), at, None, TEXT)
     return directory
