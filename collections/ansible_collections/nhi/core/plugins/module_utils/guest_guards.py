@@ -15,7 +15,7 @@ from .guest_admission import Admission
 from .guest_checks import check_confirmed, check_critical, check_dependents
 from .guest_identity import Identity, Known, check_expected
 from .impact import Impact
-from .plain_text import printable
+from .plain_text import printable, printable_lines, printable_parts
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,11 @@ def plan_result(plan: GuestPlan) -> dict[str, Any]:
         "plan": plan.ticket,
         "how_to_apply": how_to_apply(plan.ticket),
     }
+
+
+def as_result(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module returns of a guest; notes and names in it are up to its owner, and Ansible shows results raw."""
+    return {name: printable_parts(part, printable_lines) for name, part in parts.items()}
 
 
 def how_to_apply(ticket: Mapping[str, Any] | None, option: str = "plan_id=") -> list[str]:

@@ -10,6 +10,7 @@ row of a table, or turn the reading direction.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 
@@ -18,14 +19,19 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
-def printable_parts(value: Any) -> Any:
+def printable_lines(text: str) -> str:
+    """The same, line by line: for notes, in which lines are no harm."""
+    return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
+
+
+def printable_parts(value: Any, shown: Callable[[str], str] = printable) -> Any:
     """The same for every text in lists and mappings; names in mappings are ours and stay."""
     if isinstance(value, str):
-        return printable(value)
+        return shown(value)
     if isinstance(value, dict):
-        return {name: printable_parts(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [printable_parts(part) for part in value]
+        return {name: printable_parts(part, shown) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [printable_parts(part, shown) for part in value]
     return value
 
 
