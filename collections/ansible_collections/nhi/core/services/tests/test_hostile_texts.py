@@ -70,7 +70,9 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     AuditLog(directory).append(
         {"operation": TEXT, "outcome": "refused", "actor": TEXT, "subject": TEXT, "reason": TEXT}
     )
-    with contextlib.closing(Deployment.open(directory, "redis", create=True)) as deployment:
+    opened = Deployment.open(directory, "redis", create=True)
+    assert opened is not None
+    with contextlib.closing(opened) as deployment:
         deployment.begin(DEPLOYMENT, Holder(TEXT, TEXT, 2**22 + 1, Holder.me("x").host, now, "x"), TEXT, TEXT)
     at = datetime(2099, 1, 1, tzinfo=UTC)
     RestartJobs(directory).schedule(RestartWish((TEXT,)), at, None, TEXT)
@@ -102,7 +104,7 @@ def test_no_command_lets_a_text_do_more_than_be_read(capsys: pytest.CaptureFixtu
 def test_json_brings_every_text_back_as_it_was(capsys: pytest.CaptureFixture[str], command: str) -> None:
     out = said(capsys, JSON[command])
     json.loads(out)
-    assert json.dumps(TEXT.split("\r")[0])[1:-1].split("\\")[0] in out
+    assert json.dumps(TEXT.split("\r", maxsplit=1)[0])[1:-1].split("\\", maxsplit=1)[0] in out
 
 
 @pytest.mark.parametrize(
