@@ -11,13 +11,11 @@ from typing import Any
 
 from ._proxmox import PROXMOX_ARGS
 from .change_gate import Gate
-from .errors import PolicyError
 from .graph import DependencyGraph, graph_digest
 from .guest_admission import Admission
 from .lock import current_actor
 from .plan_seal import secret_digest
-from .plan_store import PlanStore
-from .policy import NAME, find_policy
+from .plan_store import PlanStore, policy_in_force
 
 GATE_ARGS: dict[str, dict[str, Any]] = {"policy": {"type": "path"}, "plan_id": {"type": "str"}}
 # How a run reaches the API and this host, which is no part of what is asked for.
@@ -37,13 +35,8 @@ def admission_from_params(
 ) -> Admission:
     """The gate of this run, open to all where there never was a policy; PolicyError for one that can not be used."""
     state_dir = Path(params["state_dir"])
-    policy = find_policy(params["policy"], state_dir)
+    policy = policy_in_force(params["policy"], state_dir)
     if policy is None:
-        if there := PlanStore(state_dir).key_file:
-            raise PolicyError(
-                f"there is no {state_dir / NAME}, and plans were made here under one, so nothing is allowed: put it"
-                f" back, or remove {there} as well if everybody may change everything"
-            )
         return Admission()
     request = {"module": module, **_asked_for(params, spec, state_dir)}
     gate = Gate(

@@ -142,6 +142,11 @@ class Record:
         words += [f"guest={self.guest}"] if self.guest != f"{self.service}-{self.purpose or 'default'}" else []
         return ["playbooks/service.yml", *(part for word in words for part in ("-e", word))]
 
+    def checked_command(self) -> list[str]:
+        """The same for who runs it; PreflightError where more than words was written down."""
+        _require_words(self.service, self.purpose)
+        return self.command
+
     @property
     def _remove(self) -> list[str]:
         return ["playbooks/remove_service.yml", "-e", f"guest={self.guest}", "-e", f"confirm={self.guest}"]
@@ -257,9 +262,7 @@ def begin(
     StateError, naming who, when another run that lives holds it. The same process may begin as often as it likes.
     PreflightError for a service or purpose that is none: both become part of a command that people paste.
     """
-    for word, kind in ((service, "service"), (purpose, "purpose")):
-        if word and not _WORD.fullmatch(word):
-            raise PreflightError(f"'{word}' is no {kind}: use letters, digits, and _ . + - after the first character")
+    _require_words(service, purpose)
     _refuse_others(look(state_dir, guest), run, state_dir)
     opened = Deployment.open(state_dir, guest, create=True)
     if opened is None:
@@ -318,6 +321,13 @@ def unfinished(state_dir: Path) -> list[Record]:
 def path_of(state_dir: Path, guest: str) -> Path:
     """Where the record of a guest stands as long as there is one."""
     return state_dir / DIRECTORY / f"{guest}{_SUFFIX}"
+
+
+def _require_words(service: str | None, purpose: str | None) -> None:
+    """PreflightError for what would be more than a word in a command: for -e a template is evaluated."""
+    for word, kind in ((service, "service"), (purpose, "purpose")):
+        if word and not _WORD.fullmatch(word):
+            raise PreflightError(f"'{word}' is no {kind}: use letters, digits, and _ . + - after the first character")
 
 
 def _line(command: Iterable[str]) -> str:

@@ -23,10 +23,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .errors import PlanError, StateError
+from .errors import PlanError, PolicyError, StateError
 from .files import discard, explain, replace_file, write_once
 from .plan_seal import PlanBody, check_seal, is_plan_id, seal
-from .policy import APPROVE, Policy
+from .policy import APPROVE, NAME, Policy, find_policy
 
 DIRECTORY, KEY_NAME = "plans", "plan.key"
 _KEY_BYTES = 32
@@ -77,6 +77,18 @@ class StoredPlan:
         }  # fmt: skip
 
 
+def policy_in_force(path: Path | str | None, state_dir: Path) -> Policy | None:
+    """The policy that judges changes, None where there never was one; PolicyError for one that is gone or bad."""
+    policy = find_policy(path, state_dir)
+    key = state_dir / KEY_NAME
+    if policy is None and os.path.lexists(key):
+        raise PolicyError(
+            f"there is no {state_dir / NAME}, and plans were made here under one, so nothing is allowed: put it back,"
+            f" or remove {key} as well if everybody may change everything"
+        )
+    return policy
+
+
 class PlanStore:
     """The plans of a state directory."""
 
@@ -101,11 +113,6 @@ class PlanStore:
                 raise StateError(f"{self._key_path} is damaged: remove it, which voids all plans, and make new ones")
             return key
         raise StateError(f"{self._key_path} could not be made: correct state_dir or its owner")
-
-    @property
-    def key_file(self) -> Path | None:
-        """Where the key is kept, None where none was ever needed."""
-        return self._key_path if os.path.lexists(self._key_path) else None
 
     def issue(self, body: PlanBody, decision: str, reason: str) -> str:
         """Keep a plan and return its number. StateError when it can not be kept."""

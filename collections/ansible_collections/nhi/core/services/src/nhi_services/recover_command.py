@@ -90,7 +90,7 @@ def _finisher(settings: Settings, secret: str | None) -> Finisher:
         record = look(settings.state_dir, work.id)
         if record is None:
             raise StateError(f"what was unfinished with {work.id} was finished meanwhile")
-        return record.command
+        return record.checked_command()
 
     return Finisher(
         settings.state_dir,

@@ -312,7 +312,9 @@ def test_what_is_no_word_becomes_no_part_of_the_command_that_is_shown(tmp_path: 
         with pytest.raises(PreflightError, match=r"is no (service|purpose)"):
             begin(tmp_path, "db", DEPLOYMENT, Holder.me("run-1"), service, purpose)
     assert look(tmp_path, "db") is None
-    # Nor where it stands in a record from before.
+    # Nor where it stands in a record from before: it is quoted for people, and no program runs it.
     record = Record("db", "redis", evil, deployment=Holder("run-0", "ada", 1, "elsewhere", "then"))
     words = shlex.split(record.advice.partition("`")[2].partition("`, or")[0])
     assert words[:6] == ["ansible-playbook", "playbooks/service.yml", "-e", "service=redis", "-e", f"purpose={evil}"]
+    with pytest.raises(PreflightError, match="is no purpose"):
+        record.checked_command()
