@@ -33,9 +33,9 @@ def admission_from_params(
     *,
     check_mode: bool,
 ) -> Admission:
-    """The gate of this run, open to all where there never was a policy; PolicyError for one that can not be used."""
+    """The gate of this run, open to all where there is no policy; PolicyError for one that can not be used."""
     state_dir = Path(params["state_dir"])
-    policy = policy_in_force(params["policy"], state_dir)
+    policy = policy_in_force(params["policy"], state_dir, params["plan_id"])
     if policy is None:
         return Admission()
     request = {"module": module, **_asked_for(params, spec, state_dir)}

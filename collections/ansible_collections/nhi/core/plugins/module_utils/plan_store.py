@@ -77,14 +77,13 @@ class StoredPlan:
         }  # fmt: skip
 
 
-def policy_in_force(path: Path | str | None, state_dir: Path) -> Policy | None:
-    """The policy that judges changes, None where there never was one; PolicyError for one that is gone or bad."""
+def policy_in_force(path: Path | str | None, state_dir: Path, plan_id: str | None) -> Policy | None:
+    """The policy that judges changes, None where there is none; PolicyError for a bad one, or for a plan without."""
     policy = find_policy(path, state_dir)
-    key = state_dir / KEY_NAME
-    if policy is None and os.path.lexists(key):
+    if policy is None and plan_id:
+        # Nobody would look at the plan: used, rejected or for another guest, all would be let through.
         raise PolicyError(
-            f"there is no {state_dir / NAME}, and plans were made here under one, so nothing is allowed: put it back,"
-            f" or remove {key} as well if everybody may change everything"
+            f"there is no {state_dir / NAME} to judge {plan_id} by, so nothing is allowed: put it back, or name policy"
         )
     return policy
 
