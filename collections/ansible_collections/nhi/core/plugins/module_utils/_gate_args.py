@@ -15,8 +15,7 @@ from .graph import DependencyGraph, graph_digest
 from .guest_admission import Admission
 from .lock import current_actor
 from .plan_seal import secret_digest
-from .plan_store import PlanStore
-from .policy import find_policy
+from .plan_store import PlanStore, policy_in_force
 
 GATE_ARGS: dict[str, dict[str, Any]] = {"policy": {"type": "path"}, "plan_id": {"type": "str"}}
 # How a run reaches the API and this host, which is no part of what is asked for.
@@ -36,7 +35,7 @@ def admission_from_params(
 ) -> Admission:
     """The gate of this run, open to all where there is no policy; PolicyError for one that can not be used."""
     state_dir = Path(params["state_dir"])
-    policy = find_policy(params["policy"], state_dir)
+    policy = policy_in_force(params["policy"], state_dir, params["plan_id"])
     if policy is None:
         return Admission()
     request = {"module": module, **_asked_for(params, spec, state_dir)}

@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from .errors import StateError
+from .errors import PreflightError, StateError
 from .files import explain, sync_directory
 from .journal import append_entry, read_entries
 from .lock import Holder
@@ -32,6 +34,7 @@ DEPLOYMENT, REMOVAL = "deployment", "removal"
 STEP_SECONDS = 300.0
 
 _SUFFIX = ".jsonl"
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _VERSION = 1
 _PAUSE_SECONDS = 0.05
 _BEGUN, _MADE, _GENERATED, _REGISTERED, _UNDONE = "begun", "made", "generated", "registered", "undone"
@@ -138,6 +141,11 @@ class Record:
         words += [f"purpose={self.purpose}"] if self.purpose not in (None, "default") else []
         words += [f"guest={self.guest}"] if self.guest != f"{self.service}-{self.purpose or 'default'}" else []
         return ["playbooks/service.yml", *(part for word in words for part in ("-e", word))]
+
+    def checked_command(self) -> list[str]:
+        """The same for who runs it; PreflightError where more than words was written down."""
+        _require_words(self.service, self.purpose)
+        return self.command
 
     @property
     def _remove(self) -> list[str]:
@@ -252,7 +260,9 @@ def begin(
     """Let a run deploy or remove a service on a guest; the record now, and as it was where something was cut off.
 
     StateError, naming who, when another run that lives holds it. The same process may begin as often as it likes.
+    PreflightError for a service or purpose that is none: both become part of a command that people paste.
     """
+    _require_words(service, purpose)
     _refuse_others(look(state_dir, guest), run, state_dir)
     opened = Deployment.open(state_dir, guest, create=True)
     if opened is None:
@@ -313,8 +323,16 @@ def path_of(state_dir: Path, guest: str) -> Path:
     return state_dir / DIRECTORY / f"{guest}{_SUFFIX}"
 
 
+def _require_words(service: str | None, purpose: str | None) -> None:
+    """PreflightError for what would be more than a word in a command: for -e a template is evaluated."""
+    for word, kind in ((service, "service"), (purpose, "purpose")):
+        if word and not _WORD.fullmatch(word):
+            raise PreflightError(f"'{word}' is no {kind}: use letters, digits, and _ . + - after the first character")
+
+
 def _line(command: Iterable[str]) -> str:
-    return " ".join(["ansible-playbook", *command])
+    # Somebody pastes this into a shell.
+    return shlex.join(["ansible-playbook", *command])
 
 
 def _with(known: tuple[str, ...], *more: str) -> tuple[str, ...]:

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from .plain_text import printable
+
 
 class NHIError(Exception):
-    """Base of all expected failures; the message is one line, fit for an operator."""
+    """Base of all expected failures; the message is one line, fit for an operator and a terminal."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
 
 
 class StateError(NHIError):

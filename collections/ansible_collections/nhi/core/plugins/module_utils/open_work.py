@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -118,7 +119,7 @@ def _deployment(record: Record) -> OpenWork:
         DEPLOYMENT, record.guest, f"{record.what} of {record.service or 'a service'} on {record.guest}",
         frozenset({record.guest, *filter(None, [record.service])}), *_who(begun)[:2], _who(holder)[2],
         record.is_under_way, "made: " + (", ".join(record.made) or "nothing"),
-        f"finish: ansible-playbook {' '.join(record.command)}",
+        f"finish: {shlex.join(['ansible-playbook', *record.command])}",
     )  # fmt: skip
 
 

@@ -153,17 +153,28 @@ def unprotected(policy: Policy, guests: Iterable[Mapping[str, Any]]) -> list[tup
 def find_policy(path: Path | str | None, state_dir: Path | str) -> Policy | None:
     """The named policy, else the one beside state.json, None where there is none; PolicyError for a bad one."""
     file = Path(path) if path else Path(state_dir) / NAME
-    if not path and not file.exists():
-        return None
     try:
         raw = file.read_bytes()
     except OSError as e:
+        # A link whose target is away is no missing policy.
+        if isinstance(e, FileNotFoundError) and not path and not file.is_symlink():
+            return None
         raise PolicyError(f"{file} can not be read: {explain(e)}; nothing is allowed until it can") from e
     try:
-        data = json.loads(raw)
+        data = json.loads(raw, object_pairs_hook=_each_once)
     except ValueError as e:
-        raise PolicyError(f"{file} is no JSON ({e}): nothing is allowed until it is corrected") from e
+        raise PolicyError(f"{file} can not be understood ({e}): nothing is allowed until it is corrected") from e
     return parse_policy(data, str(file))
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Whoever reviews the file reads the first of two, JSON takes the last."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key} is there twice")
+        found[key] = value
+    return found
 
 
 def parse_policy(data: Any, origin: str = NAME) -> Policy:

@@ -282,6 +282,8 @@ def api_path(path: Path) -> str:
     parts = [str(part) for part in path]
     if any(part in ("", ".", "..") for part in parts):
         raise ParameterError(f"the API path {'/'.join(parts)} has an empty or relative part: check the names in it")
+    if not all(part.isprintable() for part in parts):
+        raise ParameterError(f"the API path {'/'.join(parts)} has characters that no name has: check the names in it")
     return "/" + "/".join(quote(part, safe=_SAFE_IN_PART) for part in parts)
 
 

@@ -23,7 +23,7 @@ from .guest_identity import Identity
 from .guest_reader import Api, Cluster, read_cluster, read_guest
 from .journal import new_operation
 from .lock import current_actor
-from .policy import find_policy
+from .plan_store import policy_in_force
 from .restart_plan import RestartPlan, Step
 
 # Operations, as policies name them: guarded is what the graph does not leave to everybody, or a time that is not safe.
@@ -47,7 +47,7 @@ class RestartGate:
 
     def check(self) -> None:
         """PolicyError when the policy can not be used."""
-        find_policy(self._policy, self._state_dir)
+        policy_in_force(self._policy, self._state_dir, self.plan_id)
 
     def foresee(self, plan: RestartPlan) -> tuple[dict[str, Any] | None, list[str]]:
         """For a dry run: the ticket with which the plan can be applied, if there is one, and what to warn of."""
@@ -92,7 +92,7 @@ class RestartGate:
             gate.readmit(admitted, change)
 
     def _gate(self, plan: RestartPlan, actor: str | None = None) -> Gate | None:
-        policy = find_policy(self._policy, self._state_dir)
+        policy = policy_in_force(self._policy, self._state_dir, self.plan_id)
         if policy is None:
             return None
         plan_id = None if actor else self.plan_id

@@ -160,8 +160,8 @@ class StateStore:
 
         document must be valid. Its revision, topology fingerprint and order of lists are set here, in a copy.
         """
-        with self._writing() as current:
-            _compare(current, expected_checksum, self.path)
+        with self._writing(expected_checksum) as current:
+            _compare(current.checksum if current else None, expected_checksum, self.path)
             return self._replace(current, document)
 
     def amend(self, change: Callable[[Document | None], Document]) -> StateSnapshot:
@@ -173,10 +173,13 @@ class StateStore:
             return self._replace(current, change(current.document if current else None))
 
     @contextmanager
-    def _writing(self) -> Iterator[StateSnapshot | None]:
+    def _writing(self, expected_checksum: str | None = None) -> Iterator[StateSnapshot | None]:
         with self._reported("written"):
             self.directory.mkdir(parents=True, exist_ok=True)
             with self._locked("write the state"):
+                if expected_checksum and (recorded := self._recorded()):
+                    # What the checksum names is the state: of many writers most are told so without reading it.
+                    _compare(recorded, expected_checksum, self.path)
                 yield self._settled()
 
     def _replace(self, current: StateSnapshot | None, document: Mapping[str, Any]) -> StateSnapshot:
@@ -330,8 +333,7 @@ def _revision_after(known: int, leftovers: Iterable[bytes]) -> int:
     return max([known, *(number for number in said if number < known + _BELIEVABLE_REVISIONS)]) + 1
 
 
-def _compare(current: StateSnapshot | None, expected: str | None, path: Path) -> None:
-    found = current.checksum if current else None
+def _compare(found: str | None, expected: str | None, path: Path) -> None:
     if found != expected:
         raise ConflictError(
             f"{path} changed since it was read (expected checksum {_short(expected)}, found {_short(found)}): "

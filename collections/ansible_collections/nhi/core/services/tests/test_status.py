@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.deployment import Record
 from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import (
     NOON,
     full_document,
@@ -24,7 +25,7 @@ from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_document
 )
 from nhi_services.status import policy_alerts, render, status_of
 from nhi_services.table import Cell, Screen, lines_of, screen_of
-from nhi_services.words import age_in_words, amount, printable
+from nhi_services.words import age_in_words, amount
 
 
 class Terminal(io.StringIO):

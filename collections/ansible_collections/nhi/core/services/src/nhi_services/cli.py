@@ -21,6 +21,7 @@ from ansible_collections.nhi.core.plugins.module_utils.dependency_report import 
 from ansible_collections.nhi.core.plugins.module_utils.deployment import unfinished
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.moments import in_words
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.plugins.module_utils.plan_store import PlanStore
 from ansible_collections.nhi.core.plugins.module_utils.restart_plan import RestartWish
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
@@ -43,7 +44,6 @@ from nhi_services import (
 from nhi_services.settings import Settings, SettingsError, read_secret, read_settings
 from nhi_services.status import policy_alerts, render, status_of
 from nhi_services.table import screen_of
-from nhi_services.words import printable
 
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
@@ -256,7 +256,7 @@ def _scan(settings: Settings, arguments: argparse.Namespace) -> None:
 def _validate(settings: Settings, arguments: argparse.Namespace) -> None:
     store = StateStore(settings.state_dir)
     for line in state_commands.validate(store, regenerate=arguments.regenerate_checksum, verbose=arguments.verbose):
-        print(line)
+        print(printable(line))
 
 
 def _show(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -298,8 +298,8 @@ def _reject(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _freeze(settings: Settings, arguments: argparse.Namespace) -> None:
-    print("\n".join(plan_command.freeze_changes(settings, " ".join(arguments.reason))))
+    print("\n".join(map(printable, plan_command.freeze_changes(settings, " ".join(arguments.reason)))))
 
 
 def _unfreeze(settings: Settings, _arguments: argparse.Namespace) -> None:
-    print(plan_command.unfreeze_changes(settings))
+    print(printable(plan_command.unfreeze_changes(settings)))

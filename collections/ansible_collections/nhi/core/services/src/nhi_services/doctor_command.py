@@ -15,6 +15,7 @@ from ansible_collections.nhi.core.plugins.module_utils.doctor import FAIL, OK, W
 from ansible_collections.nhi.core.plugins.module_utils.doctor_api import look_at_api
 from ansible_collections.nhi.core.plugins.module_utils.doctor_files import look_at_files
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import ProxmoxClient, endpoint_from_params
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
@@ -22,7 +23,6 @@ from nhi_services.scan_command import require_proxmox
 from nhi_services.settings import Settings, read_secret
 from nhi_services.state_commands import as_text
 from nhi_services.table import screen_of
-from nhi_services.words import printable
 
 if TYPE_CHECKING:
     from nhi_services.table import Screen

@@ -19,13 +19,13 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import CommandTime
 from ansible_collections.nhi.core.plugins.module_utils.interrupts import InterruptedRunError
 from ansible_collections.nhi.core.plugins.module_utils.moments import parse_moment
 from ansible_collections.nhi.core.plugins.module_utils.output_bounds import Capture
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.plugins.module_utils.remote_hands import Foretold, Hands, Order, Site
 from ansible_collections.nhi.core.plugins.module_utils.service_logs import LogWish
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
 from nhi_services.settings import Settings, SettingsError
 from nhi_services.state_commands import as_text
-from nhi_services.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,6 +21,7 @@ from ansible_collections.nhi.core.plugins.module_utils.finish_work import Finish
 from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Rescan
 from ansible_collections.nhi.core.plugins.module_utils.history_keeper import Keeper
 from ansible_collections.nhi.core.plugins.module_utils.open_work import OpenWork, called, open_work
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import ProxmoxClient, endpoint_from_params
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
@@ -28,7 +29,6 @@ from nhi_services.restart_command import restarts_of
 from nhi_services.scan_command import require_proxmox
 from nhi_services.settings import SECRET_VARIABLE, Settings, SettingsError, read_secret
 from nhi_services.state_commands import as_text
-from nhi_services.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +90,7 @@ def _finisher(settings: Settings, secret: str | None) -> Finisher:
         record = look(settings.state_dir, work.id)
         if record is None:
             raise StateError(f"what was unfinished with {work.id} was finished meanwhile")
-        return record.command
+        return record.checked_command()
 
     return Finisher(
         settings.state_dir,

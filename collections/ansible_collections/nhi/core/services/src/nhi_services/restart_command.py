@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import read_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.errors import RestartError
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import how_to_apply
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.plugins.module_utils.restart_jobs import FAILED, job_lines
 from ansible_collections.nhi.core.plugins.module_utils.restart_site import site_from_params
 from ansible_collections.nhi.core.plugins.module_utils.restarts import Restarts
@@ -36,7 +37,7 @@ def restart(
     outcome = restarts_of(settings, secret, plan_id=plan_id).request(wish, check_mode=check)
     for text in outcome.warnings:
         _tell(text)
-    return [*outcome.summary(), *how_to_apply(outcome.ticket, "--plan ")]
+    return list(map(printable, [*outcome.summary(), *how_to_apply(outcome.ticket, "--plan ")]))
 
 
 def restarts(
@@ -49,11 +50,11 @@ def restarts(
     known = restarts_of(settings, secret, needs_api=action == "run")
     if which is not None:
         outcome = known.cancel(which)
-        yield f"{outcome.job.label if outcome.job else which} is {outcome.action}."
+        yield printable(f"{outcome.job.label if outcome.job else which} is {outcome.action}.")
         return
     if action == "run":
         ended = known.run_due()
-        yield from job_lines(ended)
+        yield from map(printable, job_lines(ended))
         if failed := [job for job in ended if job.status == FAILED]:
             raise RestartError("; ".join(f"{job.label}: {job.message}" for job in failed))
         return
@@ -84,7 +85,7 @@ def restarts_of(
 
 
 def _tell(text: str) -> None:
-    print(f"nhi: {text}", file=sys.stderr)
+    print(f"nhi: {printable(text)}", file=sys.stderr)
 
 
 def _table(listing: dict[str, Any], screen: Screen) -> Iterator[str]:
@@ -98,7 +99,7 @@ def _table(listing: dict[str, Any], screen: Screen) -> Iterator[str]:
     else:
         yield "No restart is scheduled."
     for one in listing["cut_off"]:
-        yield f"{one['title']} was cut off: {one['told']}."
+        yield printable(f"{one['title']} was cut off: {one['told']}.")
         yield f"The same again goes on with it; 'nhi restarts cancel {one['operation']}' forgets it."
     if any(j["status"] == "scheduled" for j in listing["jobs"]) and not listing["watched"]:
         yield "Nobody has looked for what is due in the last ten minutes: is nhi-restarts.timer running?"

@@ -66,6 +66,57 @@ def test_a_second_holder_waits_and_gives_up_naming_the_first(tmp_path: Path) -> 
         pass
 
 
+def test_who_waits_is_not_passed_by_who_comes_again_and_again(tmp_path: Path) -> None:
+    def hog() -> None:
+        for _time in range(2):
+            threading.Thread(target=work, daemon=True).start()
+
+    def work() -> None:
+        while True:
+            with FileLock(tmp_path / "x.lock", "hog"):
+                time.sleep(0.02)
+
+    pid = forked(hog)
+    try:
+        for _time in range(10):
+            with FileLock(tmp_path / "x.lock", "once", timeout=2):
+                pass
+    finally:
+        killed(pid)
+
+
+def test_a_child_of_who_waits_does_not_keep_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    first, second = FileLock(path, "first"), FileLock(path, "second", timeout=10)
+    first.acquire()
+    waiter = threading.Thread(target=second.acquire)
+    waiter.start()
+    time.sleep(0.1)
+    pid = forked(lambda: None)
+    try:
+        first.release()
+        waiter.join()
+        assert second.held
+        second.release()
+        with FileLock(path, "third", timeout=0):
+            pass
+    finally:
+        killed(pid)
+
+
+def test_who_gave_up_does_not_take_the_lock_later(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    with FileLock(path, "first"):
+        for _time in range(3):
+            with pytest.raises(LockTimeoutError):
+                FileLock(path, "second", timeout=0.01).acquire()
+    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in threads:
+        thread.join(1)
+    with FileLock(path, "third", timeout=0):
+        pass
+
+
 def test_a_waiter_gets_the_lock_when_it_is_released(tmp_path: Path) -> None:
     first = FileLock(tmp_path / "x.lock", "first")
     first.acquire()
