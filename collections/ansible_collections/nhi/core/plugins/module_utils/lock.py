@@ -10,6 +10,7 @@ who wait: who holds the lock, since when and for what.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-_FIRST_PAUSE_SECONDS = 0.01
-_LONGEST_PAUSE_SECONDS = 0.25
+FIRST_PAUSE_SECONDS = 0.01
+LONGEST_PAUSE_SECONDS = 0.25
 _METADATA_LIMIT = 4096
 
 
@@ -205,14 +206,13 @@ class FileLock:
             raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> NHIError:
-        return NHIError(
-            f"The lock {self.path} can not be opened: {explain(error)}. "
-            "Check that the directory exists and that this user may write to it."
-        )
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "Make room" if full else "Check that the directory exists and that this user may write to it"
+        return NHIError(f"The lock {self.path} can not be opened: {explain(error)}. {hint}.")
 
     def _wait(self, descriptor: int) -> None:
         deadline = time.monotonic() + self._timeout
-        pause = _FIRST_PAUSE_SECONDS
+        pause = FIRST_PAUSE_SECONDS
         reported = False
         while not self._try(descriptor):
             if not reported and self._on_wait is not None:
@@ -226,7 +226,7 @@ class FileLock:
                     "Wait for it to finish and run again; the lock ends with its process."
                 )
             time.sleep(min(pause, left))
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
     def _try(self, descriptor: int) -> bool:
         try:
@@ -257,15 +257,3 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-
-
-def infrastructure_lock(
-    directory: Path | str,
-    operation: str,
-    *,
-    actor: str | None = None,
-    timeout: float = 300.0,
-    on_wait: Callable[[Holder | None], None] | None = None,
-) -> FileLock:
-    """The lock of a whole change to the lab; the state's own lock is held only while state.json is written."""
-    return FileLock(Path(directory) / "infrastructure.lock", operation, actor=actor, timeout=timeout, on_wait=on_wait)

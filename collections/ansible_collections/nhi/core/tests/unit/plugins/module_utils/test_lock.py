@@ -23,8 +23,8 @@ from ansible_collections.nhi.core.plugins.module_utils.lock import (
     FileLock,
     Holder,
     current_actor,
-    infrastructure_lock,
 )
+from ansible_collections.nhi.core.plugins.module_utils.shared_lock import infrastructure_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
