@@ -20,6 +20,7 @@ from ansible_collections.nhi.core.plugins.module_utils.lock_settings import lock
 from ansible_collections.nhi.core.plugins.module_utils.reservations import Reservations
 from ansible_collections.nhi.core.plugins.module_utils.shared_lock import SharedLock, infrastructure_lock
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
+from redis import Redis as RedisPackage
 
 from .brains import PASSWORD, TTL_SECONDS, Redis, Site, Writer, brains, count_up, counted
 from .conftest import COLLECTIONS, clean_environment
@@ -359,3 +360,13 @@ def test_a_password_in_the_file_of_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LockBackendError, match="does not belong") as caught:
         lock_settings(tmp_path, {})
     assert "secret" not in str(caught.value)
+
+
+def test_a_connection_that_was_closed_meanwhile_is_made_anew(here: Site, redis: Redis) -> None:
+    client = client_of(here)
+    first = Lease(client, "lab", "test.lock", ttl_seconds=60)
+    take(first)
+    operator = RedisPackage(port=redis.port, password=PASSWORD)
+    assert operator.execute_command("CLIENT", "KILL", "TYPE", "normal") > 0  # type: ignore[no-untyped-call]
+    first.confirm()
+    first.release()

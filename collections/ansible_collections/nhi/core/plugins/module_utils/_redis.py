@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 try:
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 except ImportError:  # pragma: no cover
     redis = None  # type: ignore[assignment]
 
@@ -37,7 +39,12 @@ class LockClient:
         more = {"password": settings.password} if settings.password else {}
         try:
             self._redis = redis.Redis.from_url(
-                settings.url, socket_timeout=patience, socket_connect_timeout=patience, health_check_interval=0, **more
+                settings.url,
+                socket_timeout=patience,
+                socket_connect_timeout=patience,
+                # A connection that was closed while nobody used it is no failure; every script may be repeated.
+                retry=Retry(NoBackoff(), 2, supported_errors=(redis.ConnectionError,)),
+                **more,
             )
         except ValueError as error:
             raise LockBackendError(f"The url of Redis in {settings.source} can not be used: {error}.") from error
@@ -49,7 +56,7 @@ class LockClient:
         except redis.RedisError as error:
             raise LockBackendError(
                 f"Redis at {self._settings.address}, which keeps the locks ({self._settings.source}), can not be used: "
-                f"{error}. Nothing was written; start or repair it, or, while only one Brain works, "
+                f"{str(error).rstrip('.')}. Nothing was written; start or repair it, or, while only one Brain works, "
                 "set backend to file."
             ) from error
 
