@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import LockBackend
 from ansible_collections.nhi.core.plugins.module_utils.lease import HeldLease, Lease, look
 from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
 from ansible_collections.nhi.core.plugins.module_utils.lock_settings import lock_settings
+from ansible_collections.nhi.core.plugins.module_utils.lock_status import HELD, UNKNOWN, holds_in
 from ansible_collections.nhi.core.plugins.module_utils.reservations import Reservations
 from ansible_collections.nhi.core.plugins.module_utils.shared_lock import SharedLock, infrastructure_lock
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
@@ -286,6 +288,37 @@ def test_locks_of_labs_that_share_a_redis_are_different(shared: list[Site]) -> N
     take(other, timeout=0.0)
     one.release()
     other.release()
+
+
+# `nhi lock status`
+
+
+def test_a_lock_that_another_brain_holds_is_told_with_its_end(
+    apart: list[Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = apart
+    for name, value in b.environment.items():
+        monkeypatch.setenv(name, value)
+    assert holds_in(b.directory) == []
+    lease = lease_of(a, "state.lock")
+    lease.acquire(replace(Holder.me("write the state", "luca"), host="attic"), floor=0, timeout=5.0)
+    found = {hold.name: hold for hold in holds_in(b.directory)}["state.lock"]
+    assert (found.state, found.lives, found.fence) == (HELD, None, lease.fence)
+    assert "Held on attic: its lease in Redis ends in" in found.advice
+    lease.release()
+    doomed = Writer(b)
+    doomed.has_the_lock()
+    doomed.stopped()
+    found = {hold.name: hold for hold in holds_in(b.directory)}["state.lock"]
+    assert (found.state, found.lives) == (HELD, True)
+    assert found.fence is not None
+    doomed.killed()
+    found = {hold.name: hold for hold in holds_in(b.directory)}["state.lock"]
+    assert "Its holder is gone: its lease in Redis ends in" in found.advice
+    b.wire.cut()
+    cut_off = next(hold for hold in holds_in(b.directory) if hold.kind == "lease")
+    assert cut_off.state == UNKNOWN
+    assert PASSWORD not in cut_off.advice
 
 
 # What is written under it besides the state

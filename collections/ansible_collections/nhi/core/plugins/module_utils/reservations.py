@@ -148,6 +148,10 @@ class Reservations:
         """What runs still hold that are gone, and that nobody settled."""
         return [r for r in self._read() if r.is_abandoned()]
 
+    def under_way(self) -> list[Reservation]:
+        """Lines of runs that have not said yet what became of them."""
+        return [r for r in self._read() if r.status == _RESERVED]
+
     def reserve(
         self,
         operation: str,
