@@ -13,7 +13,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,18 @@ _MOMENTS = 14
 
 @dataclass(frozen=True)
 class Mission:
-    """Who works where, until when (Unix time), with which numbers; `service` is a catalogue entry."""
+    """Who works where, until which file is there, with which numbers; `service` is a catalogue entry."""
 
     operator: Operator
     actor: str
     seed: int
-    until: float
+    stop: Path
     report: Path
     service: dict[str, Any]
+
+    @property
+    def is_over(self) -> bool:
+        return self.stop.exists()
 
 
 class Agent:
@@ -66,10 +70,11 @@ class Agent:
         os.environ.update(self.operator.environment())
 
     def work(self) -> None:
-        """Take turns until the time is up."""
+        """Take turns until the time is up, at first each of them once."""
         turns = self.turns()
-        while time.time() < self.mission.until:
-            self.random.choice(turns)()
+        first = self.random.sample(turns, len(turns))
+        while not self.mission.is_over:
+            (first.pop() if first else self.random.choice(turns))()
 
     def turns(self) -> list[Callable[[], None]]:
         """What may be done, the more likely the more often it is listed."""
@@ -173,6 +178,8 @@ class Antigravity(Agent):
     """Destroys and restarts, by plans that somebody else approves; now and then it tries without."""
 
     def turns(self) -> list[Callable[[], None]]:
+        while not (self.guests() or self.mission.is_over):
+            time.sleep(0.1)
         return [self.destroy, self.destroy, self.restart, self.destroy_unasked]
 
     def destroy(self) -> None:
@@ -209,6 +216,8 @@ class Antigravity(Agent):
 class Person(Agent):
     """The operator: approves some plans, rejects others, and is slow with the rest."""
 
+    first: Sequence[str] = ("reject", "approve")
+
     def turns(self) -> list[Callable[[], None]]:
         return [self.decide]
 
@@ -217,6 +226,8 @@ class Person(Agent):
         waiting = [p for p in PlanStore(self.state_dir).all() if p.status(utc_now()) == "waiting"]
         for plan in waiting:
             verb = self.random.choices(("approve", "reject", ""), (6, 3, 2))[0]
+            if self.first:
+                verb, *self.first = self.first
             if verb:
                 self.nhi(verb, plan.plan_id)
 
