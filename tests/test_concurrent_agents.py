@@ -27,9 +27,11 @@ from ansible_collections.nhi.core.plugins.module_utils.audit_entry import ALLOWE
 from ansible_collections.nhi.core.plugins.module_utils.audit_reader import Query, find
 from ansible_collections.nhi.core.plugins.module_utils.audit_verify import verify
 from ansible_collections.nhi.core.plugins.module_utils.lock_status import FREE, holds_in
+from ansible_collections.nhi.core.plugins.module_utils.open_work import open_work
 from ansible_collections.nhi.core.plugins.module_utils.plan_store import PlanStore, StoredPlan
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import ProxmoxClient
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
+from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 
 from lab.faults import Faults
 
@@ -218,6 +220,7 @@ def nhi(person: Operator, *args: str) -> subprocess.CompletedProcess[str]:
 def check_that_nothing_is_left(person: Operator, found: dict[int, dict[str, str]]) -> None:
     """No journal, lock, reservation or registration of what is not there; each address in the ledger once."""
     assert journals(person.state_dir) == []
+    assert open_work(person.state_dir, utc_now()) == []
     assert [hold for hold in holds_in(person.state_dir) if hold.state != FREE] == []
     locks = nhi(person, "lock", "status")
     assert locks.returncode == 0, locks.stdout

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, NHI contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who holds what in a state directory: locks, journals, deployments, reservations, leases in Redis.
+"""Who holds what in a state directory: locks, leases in Redis, reservations. What is unfinished is in open_work.py.
 
 A lock's own file only says who took it last; whether it is held is asked of the kernel, by trying.
 """
@@ -16,15 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import deployment, journal
-from .audit_log import directory_of
 from .errors import LockBackendError, NHIError
 from .files import explain
 from .lease import HeldLease, look
 from .lock import Holder
 from .lock_settings import LockSettings, lock_settings
 from .reservations import Reservations
-from .restart_history import DIRECTORY as RESTARTS
 from .shared_lock import BUDGETS_LOCK, INFRASTRUCTURE_LOCK, SHARED_LOCKS, STATE_LOCK
 
 # States: nobody has it; a process has it; what had it died before it was done; nobody can tell.
@@ -63,23 +60,17 @@ class Hold:
 
 
 def holds_in(state_dir: Path) -> list[Hold]:
-    """All of them, locks first; takes nothing for longer than a look. Raises NHIError where nothing can be read."""
-    found = list(_locks(state_dir))
-    found = _with_leases(found, state_dir)
-    found += _journals(state_dir, "the next change to a guest settles it")
-    found += _journals(state_dir / RESTARTS, "the same restart goes on with it")
-    found += map(_deployment, deployment.unfinished(state_dir))
-    return found + list(_reservations(state_dir))
+    """Locks and reservations; takes nothing for longer than a look. Raises NHIError where nothing can be read."""
+    return [*locks_in(state_dir), *_reservations(state_dir)]
 
 
-def _locks(state_dir: Path) -> Iterator[Hold]:
-    for directory in (state_dir, directory_of(state_dir), state_dir / RESTARTS):
-        try:
-            paths = sorted(directory.glob("*.lock"))
-        except OSError as error:
-            raise NHIError(f"{directory} can not be read: {explain(error)}. Correct its owner.") from error
-        for path in paths:
-            yield _file_lock(path)
+def locks_in(state_dir: Path) -> list[Hold]:
+    """Every lock that was ever taken, each with its lease where several Brains work. Raises NHIError."""
+    try:
+        paths = sorted({*state_dir.glob("*.lock"), *state_dir.glob("*/*.lock")})
+    except OSError as error:
+        raise NHIError(f"{state_dir} can not be read: {explain(error)}. Correct its owner.") from error
+    return _with_leases([_file_lock(path) for path in paths], state_dir)
 
 
 def _file_lock(path: Path) -> Hold:
@@ -188,37 +179,10 @@ def _with_lease(hold: Hold, lease: HeldLease | None) -> Hold:
     return replace(known, state=HELD, holder=lease.holder, lives=None, advice=f"{where}: {ends}.")
 
 
-def _journals(directory: Path, settles: str) -> list[Hold]:
-    found = []
-    for path in sorted((directory / journal.DIRECTORY).glob("*.jsonl")):
-        try:
-            held, entries = _is_held(path), journal.read_entries(path.read_bytes())
-        except FileNotFoundError:
-            continue  # finished meanwhile
-        except OSError as error:
-            advice = f"{path} can not be opened: {explain(error)}; look as its owner."
-            found.append(Hold("journal", path.stem, "", UNKNOWN, advice=advice))
-            continue
-        head = entries[0] if entries and "holder" in entries[0] else {}
-        holder = Holder(**head["holder"]) if head else None
-        hold = Hold("journal", path.stem, str(head.get("what", "an operation")), HELD, holder, lives=True)
-        if not held:
-            hold = replace(hold, state=CUT_OFF, lives=False, advice=f"It was cut off: {settles}.")
-        found.append(hold)
-    return found
-
-
-def _deployment(record: deployment.Record) -> Hold:
-    hold = Hold("deployment", record.guest, record.what, HELD, record.begun, lives=True, advice=record.story)
-    if record.is_under_way:
-        return hold
-    return replace(hold, state=CUT_OFF, lives=False, advice=f"{record.story} {record.advice}")
-
-
 def _reservations(state_dir: Path) -> Iterator[Hold]:
     for line in Reservations(state_dir).under_way():
         what = f"VMID {line.vmid}" + (f", {line.address}" if line.address else "")
         hold = Hold("reservation", line.name, what, HELD, Holder(**line.holder), lives=True)
         if line.is_abandoned():
-            hold = replace(hold, state=CUT_OFF, lives=False, advice="It goes when its operation is settled.")
+            hold = replace(hold, state=CUT_OFF, lives=False, advice=f"Its run is gone: `nhi recover {line.operation}`.")
         yield hold

@@ -13,15 +13,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
-from ansible_collections.nhi.core.plugins.module_utils.journal import Journal
 from ansible_collections.nhi.core.plugins.module_utils.lock import FileLock, Holder
-from ansible_collections.nhi.core.plugins.module_utils.reservations import Choice, Reservations
+from ansible_collections.nhi.core.plugins.module_utils.reservations import Reservations
 from nhi_services.cli import main
 
 # A holder that lives until it is killed: what it takes, and how.
@@ -30,11 +28,14 @@ import sys, time
 from pathlib import Path
 from ansible_collections.nhi.core.plugins.module_utils.journal import Journal
 from ansible_collections.nhi.core.plugins.module_utils.lock import FileLock
+from ansible_collections.nhi.core.plugins.module_utils.reservations import Choice, Reservations
+from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 kind, directory = sys.argv[1], Path(sys.argv[2])
 if kind == "lock":
     FileLock(directory / "state.lock", "write the state", actor="aider").acquire()
 else:
-    journal = Journal(directory, "op-1", "create redis")
+    Reservations(directory).reserve("op-1", "web", utc_now(), lambda _held: Choice(vmid=105))
+    journal = Journal(directory, "op-1", "create web")
     journal.write("create")
 print("held", flush=True)
 time.sleep(120)
@@ -154,27 +155,19 @@ def test_a_holder_on_another_host_is_not_judged(state_dir: Path, capsys: pytest.
     assert "Ask on attic whether process 77 lives" in holds["state.lock"]["advice"]
 
 
-def test_journals_are_under_way_or_cut_off(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with holder("journal", state_dir) as process:
+def test_reservations_are_of_a_run_under_way_or_of_one_that_is_gone(
+    state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with holder("reservation", state_dir) as process:
         code, holds = status(capsys)
-        assert (code, holds["op-1"]["state"], holds["op-1"]["about"]) == (3, "held", "create redis")
+        assert (code, holds["web"]["kind"], holds["web"]["state"]) == (3, "reservation", "held")
+        assert holds["web"]["about"] == "VMID 105"
         process.send_signal(signal.SIGKILL)
         process.wait()
     code, holds = status(capsys)
-    assert (code, holds["op-1"]["state"], holds["op-1"]["lives"]) == (4, "cut off", False)
-    assert "the next change to a guest settles it" in text(capsys)
-
-
-def test_reservations_of_runs_under_way_are_shown(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    journal = Journal(state_dir, "op-2", "create web")
-    journal.write("create")
-    Reservations(state_dir).reserve("op-2", "web", datetime.now(UTC), lambda _held: Choice(vmid=105))
-    code, holds = status(capsys)
-    assert (code, holds["web"]["kind"], holds["web"]["state"], holds["web"]["about"]) == (
-        3, "reservation", "held", "VMID 105",
-    )  # fmt: skip
-    Reservations(state_dir).release("op-2")
-    journal.close()
+    assert (code, holds["web"]["state"], holds["web"]["lives"]) == (4, "cut off", False)
+    assert "web: Its run is gone: `nhi recover op-1`." in text(capsys)
+    Reservations(state_dir).release("op-1")
     code, holds = status(capsys)
     assert (code, set(holds)) == (0, {"infrastructure.lock"})
 

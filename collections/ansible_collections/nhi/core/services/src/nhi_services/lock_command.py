@@ -33,9 +33,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser], add: A
     about = "Show who holds which lock."
     actions = commands.add_parser("lock", help=about, description=about).add_subparsers(required=True, metavar="ACTION")
     about = (
-        "Show who holds which lock, journal, deployment or reservation, since when, and what to do. Exit codes: "
-        f"0 nothing is held, {IS_HELD} something is held by a process that lives, {NEEDS_A_LOOK} something was cut off "
-        "or can not be judged."
+        "Show who holds which lock or reservation, since when, and what to do. Exit codes: 0 nothing is held, "
+        f"{IS_HELD} something is held by a process that lives, {NEEDS_A_LOOK} something was cut off or can not be "
+        "judged."
     )
     parser = add(actions, "status", about, _status)
     parser.add_argument("--json", action="store_true", help="for programs")

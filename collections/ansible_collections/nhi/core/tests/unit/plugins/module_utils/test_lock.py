@@ -184,7 +184,7 @@ def test_on_a_disk_that_is_really_full_locks_hold_and_the_state_stays(full_disk:
     fillers = [full_disk / f"filler-{number}" for number in range(20)]
     with contextlib.suppress(OSError):
         fillers[0].write_bytes(bytes(1 << 20))
-    lock, other = (FileLock(full_disk / "history.lock", "x", timeout=0) for _ in range(2))
+    lock, other = (FileLock(full_disk / "history.lock", "x", timeout=0) for _number in range(2))
     with lock, pytest.raises(LockTimeoutError, match="held by a process that left no name"):
         other.acquire()
     with pytest.raises(StateError, match=r"no space left on device\. The state that was there before is intact"):
