@@ -18,9 +18,9 @@ from pathlib import Path
 
 from .errors import BudgetError, StateError
 from .files import explain, read_if_exists, replace_file
-from .lock import FileLock
+from .shared_lock import BUDGETS_LOCK, SharedLock
 
-FILE_NAME, LOCK_NAME = "budgets.json", "budgets.lock"
+FILE_NAME = "budgets.json"
 _LOCK_SECONDS = 30.0
 _HOUR = timedelta(hours=1)
 _MADE, _REMOVED, _RESTARTED, _OTHER = "made", "removed", "restarted", "other"
@@ -112,7 +112,7 @@ class BudgetLedger:
         ``budgets`` gives the limits of an actor, or of all together for None; ``existing`` are the guests there are.
         ``commit`` is called under the lock once the budget allows the change; what it raises leaves the ledger alone.
         """
-        with self._locked(operation):
+        with self._locked(operation) as lock:
             entries = _living(self._read(), existing, now)
             new = _entry(operation, actor, spending, now)
             problems = [
@@ -122,16 +122,18 @@ class BudgetLedger:
             ]
             if problems:
                 raise BudgetError("; ".join(problems))
+            lock.confirm()
             commit()
             if new is not None:
                 self._write([*entries, new])
 
     def withdraw(self, operation: str) -> None:
         """The change was not made after all."""
-        with self._locked(operation):
+        with self._locked(operation) as lock:
             entries = self._read()
             kept = [e for e in entries if e.operation != operation]
             if kept != entries:
+                lock.confirm()
                 self._write(kept)
 
     def is_young(self, operation: str, actor: str, now: datetime) -> bool:
@@ -145,9 +147,10 @@ class BudgetLedger:
         return _usage(entries, now)
 
     @contextlib.contextmanager
-    def _locked(self, operation: str) -> Iterator[None]:
-        with FileLock(self._directory / LOCK_NAME, f"count {operation} against a budget", timeout=_LOCK_SECONDS):
-            yield
+    def _locked(self, operation: str) -> Iterator[SharedLock]:
+        what = f"count {operation} against a budget"
+        with SharedLock(self._directory, BUDGETS_LOCK, what, timeout=_LOCK_SECONDS) as lock:
+            yield lock
 
     def _read(self) -> list[Entry]:
         try:

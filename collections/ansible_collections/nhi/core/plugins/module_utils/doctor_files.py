@@ -16,7 +16,7 @@ from .errors import NHIError
 from .freeze import HOW_TO_END, frozen
 from .graph import find_graph
 from .history import History
-from .lock import Holder
+from .lock_status import FREE, UNKNOWN, locks_in
 from .open_work import open_work
 from .policy import find_policy
 from .reservations import Reservations
@@ -28,7 +28,6 @@ from .state_document import age_seconds, document_age_seconds
 _STATE_SECONDS, _HISTORY_SECONDS = 900.0, 7200.0
 # Nothing but a restart of many services takes as long.
 _LOCK_SECONDS = 3600.0
-_METADATA_LIMIT = 4096
 
 
 def look_at_files(state_dir: Path, graph: str | None, now: datetime) -> Iterator[Finding]:
@@ -114,24 +113,19 @@ def _graph(state_dir: Path, named: str | None) -> Iterator[Finding]:
 
 
 def _locks(state_dir: Path, now: datetime) -> Iterator[Finding]:
-    held = 0
-    for path in sorted({*state_dir.glob("*.lock"), *state_dir.glob("*/*.lock")}):
-        try:
-            holder = Holder.parse(path.read_bytes()[:_METADATA_LIMIT])
-        except OSError as e:
-            yield Finding("locks", WARN, f"{path} can not be read ({e.strerror})", "correct its owner")
-            continue
-        if holder is None:
-            continue
-        held += 1
-        age = age_seconds(holder.since, now) or 0.0
-        if holder.is_gone():
-            yield Finding("locks", OK, f"{path.name} still names {holder}, which is gone: the lock went with it")
+    holds = [hold for hold in locks_in(state_dir) if hold.holder or hold.state != FREE]
+    for hold in holds:
+        age = (age_seconds(hold.holder.since, now) or 0.0) if hold.holder else 0.0
+        if hold.state == FREE:
+            yield Finding("locks", OK, f"{hold.name} still names {hold.holder}, which is gone: the lock went with it")
+        elif hold.state == UNKNOWN or hold.holder is None:
+            yield Finding("locks", WARN, f"{hold.name}: {hold.advice}", "run: nhi lock status")
         elif age > _LOCK_SECONDS:
-            yield Finding("locks", WARN, f"{path.name} is held for {age_words(age)}: {holder}", "look at that process")
+            text = f"{hold.name} is held for {age_words(age)}: {hold.holder}"
+            yield Finding("locks", WARN, text, "look at that process, run: nhi lock status")
         else:
-            yield Finding("locks", OK, f"{path.name} is held: {holder}")
-    if not held:
+            yield Finding("locks", OK, f"{hold.name} is held: {hold.holder}")
+    if not holds:
         yield Finding("locks", OK, "none is held")
 
 

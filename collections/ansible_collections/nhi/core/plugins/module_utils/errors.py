@@ -63,6 +63,14 @@ class AuditError(NHIError):
     """The audit log can not be written, read or replayed."""
 
 
+class LockBackendError(NHIError):
+    """What keeps the locks of several Brains can not be asked, or is set up wrongly: nothing was written."""
+
+
+class LockLostError(NHIError):
+    """The lock of several Brains ended under its holder, or somebody wrote after it: nothing was written."""
+
+
 class ConfigFilesError(NHIError):
     """Configuration files can not be made what they should be; none was changed."""
 

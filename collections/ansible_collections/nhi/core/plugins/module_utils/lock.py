@@ -10,6 +10,7 @@ who wait: who holds the lock, since when and for what.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -219,10 +220,9 @@ class FileLock:
             raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> NHIError:
-        return NHIError(
-            f"The lock {self.path} can not be opened: {explain(error)}. "
-            "Check that the directory exists and that this user may write to it."
-        )
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "Make room" if full else "Check that the directory exists and that this user may write to it"
+        return NHIError(f"The lock {self.path} can not be opened: {explain(error)}. {hint}.")
 
     def _wait(self, descriptor: int) -> None:
         if self._try(descriptor):
@@ -299,15 +299,3 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-
-
-def infrastructure_lock(
-    directory: Path | str,
-    operation: str,
-    *,
-    actor: str | None = None,
-    timeout: float = 300.0,
-    on_wait: Callable[[Holder | None], None] | None = None,
-) -> FileLock:
-    """The lock of a whole change to the lab; the state's own lock is held only while state.json is written."""
-    return FileLock(Path(directory) / "infrastructure.lock", operation, actor=actor, timeout=timeout, on_wait=on_wait)

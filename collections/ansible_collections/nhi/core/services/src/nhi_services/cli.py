@@ -34,6 +34,7 @@ from nhi_services import (
     hands_command,
     history_cli,
     history_commands,
+    lock_command,
     plan_command,
     recover_command,
     restart_command,
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor_command.add_to(commands, _add)
     audit_command.add_to(commands, _add)
     hands_command.add_to(commands, _add)
+    lock_command.add_to(commands, _add)
     return parser
 
 
