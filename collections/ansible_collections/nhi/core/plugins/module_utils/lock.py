@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Self
 
 from .errors import LockTimeoutError, NHIError
 from .files import explain
+from .sudo_caller import sudo_caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,9 @@ def current_person() -> str:
     """Who is at the keyboard, for decisions that only a person may take: no variable but sudo's can say otherwise."""
     if os.getuid() == 0 and (name := os.environ.get("SUDO_USER", "").strip()):
         return name
+    # `sudo -u nhi nhi approve PLAN`: the control user acts, but another one decides.
+    if vouched := sudo_caller():
+        return vouched
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
