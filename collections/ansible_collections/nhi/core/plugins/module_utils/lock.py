@@ -17,6 +17,7 @@ import os
 import pwd
 import socket
 import threading
+import time
 import weakref
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _METADATA_LIMIT = 4096
+_MOMENT_SECONDS = 0.01
 
 
 def current_actor() -> str:
@@ -181,6 +183,7 @@ class FileLock:
 
     def _unlock(self) -> None:
         # Not by closing alone: the thread that waited has the file open as well.
+        self._held = False
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
@@ -231,6 +234,11 @@ class FileLock:
     def _wait(self, descriptor: int) -> None:
         if self._try(descriptor):
             return
+        if self.holder() is None:
+            # Perhaps one who gave up waiting, and lets go at once.
+            time.sleep(_MOMENT_SECONDS)
+            if self._try(descriptor):
+                return
         if self._on_wait is not None:
             self._on_wait(self.holder())
         if self._timeout <= 0 or not self._queue(descriptor):
