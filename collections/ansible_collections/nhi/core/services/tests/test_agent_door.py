@@ -50,7 +50,8 @@ RULES: DoorConfig = parse_config(configuration(Path("/srv")))
 
 # A word that a caller may give: mostly such as the door knows, some with a twist, some of anything.
 KNOWN = [
-    "plan", "apply", "state", "deps", "diff", "plans", "status", "restarts", "history", *PLAYBOOKS, PLAN, "json",
+    "plan", "apply", "state", "exec", "logs", "deps", "diff", "plans", "status", "restarts", "history", PLAN, "json",
+    *PLAYBOOKS,
     *(f"{name}={value}" for variables in PLAYBOOKS.values() for name in variables
       for value in ("web-1", "true", PLAN, "absent", "-e", "{{ x }}", "a,-b", "localhost", "")),
     "--", "-e", "-e@/etc/shadow", "@/etc/shadow", "../scan", "/etc/x.yml", "--config=/tmp/x", "yesterday 14:00",
@@ -65,9 +66,16 @@ def test_no_word_of_a_caller_becomes_an_option_a_template_or_a_path(words: list[
     except DoorError:
         return
     if isinstance(request, Read):
-        chosen = [word for word in request.argv if word in words]
-        assert not [word for word in chosen if word.startswith(("-", "@"))]
-        assert set(request.argv) - set(words) <= {"show", "list", "--json"}
+        argv = request.argv
+        if argv[0] == "exec":
+            # What follows the two hyphens is the command on the guest, which the policy judges.
+            assert argv[argv.index("--") + 1 :] == tuple(words[2:])
+            argv = argv[: argv.index("--")]
+            assert argv[2:] == ("--timeout", "600")
+            argv = argv[:2]
+        chosen = [word for word in argv if word in words]
+        assert not [word for word in chosen if word.startswith(("-", "@")) and word not in ("-n", "--since")]
+        assert set(argv) - set(words) <= {"show", "list", "--json", "-n", "--since"}
         assert not any(marker in word for word in request.argv for marker in ("{{", "{%", "{#"))
         return
     program, playbook, *rest = request.argv
@@ -98,7 +106,13 @@ def test_no_value_begins_an_option_or_holds_what_another_program_would_read_into
         (["reject", PLAN], "is not for agents"),
         (["freeze"], "is not for agents"),
         (["scan"], "is not for agents"),
-        (["exec", "sh"], "is not for agents"),
+        (["exec", "sh"], "exec takes a guest or service"),
+        (["exec", "--json", "sh"], "is an option"),
+        (["exec", "../etc", "sh"], "is no guest or service"),
+        (["exec", "web-1;id", "sh"], "is no guest or service"),
+        (["logs", "web-1", "-f"], "is an option"),
+        (["logs", "web-1", "9999999"], "is not a number"),
+        (["logs", "web-1", "5", "now", "x"], "arguments"),
         (["plan", "../../tmp/evil"], "is no playbook"),
         (["plan", "/tmp/evil.yml"], "is no playbook"),
         (["plan", "playbooks/scan.yml"], "is no playbook"),
@@ -134,6 +148,16 @@ def test_no_value_begins_an_option_or_holds_what_another_program_would_read_into
 def test_what_is_not_listed_is_refused(words: list[str], why: str) -> None:
     with pytest.raises(DoorError, match=why):
         parse_request(RULES, words)
+
+
+def test_a_command_on_a_guest_keeps_its_words_and_a_log_its_bounds() -> None:
+    words = ["exec", "redis@web-1", "df", "-h", "--", "a b", "$(id)"]
+    assert parse_request(RULES, words) == Read(
+        ("exec", "redis@web-1", "--timeout", "600", "--", "df", "-h", "--", "a b", "$(id)")
+    )
+    assert parse_request(RULES, ["logs", "redis", "20", "2 hours ago"]) == Read(
+        ("logs", "redis", "-n", "20", "--since", "2 hours ago")
+    )
 
 
 def test_what_is_listed_becomes_one_document_of_values() -> None:

@@ -21,6 +21,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import RefusedErro
 from ansible_collections.nhi.core.plugins.module_utils.plan_seal import is_plan_id
 
 LONGEST: Final = 500
+_EXEC_SECONDS: Final = 600
 _MARKERS: Final = ("{{", "{%", "{#")
 # Hosts and groups of the inventory that are no guest of the lab.
 _NOT_GUESTS: Final = frozenset({"localhost", "controller", "all", "ungrouped"})
@@ -32,6 +33,7 @@ _KEPT = re.compile(
     r"|(.*_)?(host|hosts|port|token|secret|password|key|user|actor|policy|dir|file|path|directory|environment)"
 )
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_TARGET = re.compile(r"[a-z0-9][a-z0-9-]{0,62}([/@][a-z0-9][a-z0-9-]{0,62}){0,2}")
 _MOMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 :.+_-]{0,79}")
 _SENTENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ,.:;()/+_-]{0,199}")
 _FLAGS: Final = {"true": True, "yes": True, "false": False, "no": False}
@@ -103,6 +105,8 @@ history                           snapshots of the state
 diff FROM [TO]                    what differs between two moments
 restarts                          restarts that are scheduled or were cut off
 plans [PLAN]                      plans and their approvals
+logs SERVICE [LINES [SINCE]]      the log of a service on its guest
+exec TARGET COMMAND [WORD...]     run a command on a guest, if the policy allows it to you
 playbooks                         which playbooks can be planned, with their variables
 plan PLAYBOOK [NAME=VALUE...]     what a playbook would do; makes a plan
 apply PLAYBOOK [NAME=VALUE...]    do it; plan_id=PLAN for what an operator approved"""
@@ -152,9 +156,10 @@ def _faults(config: DoorConfig) -> list[str]:
 
 def parse_request(config: DoorConfig, words: Sequence[str]) -> Run | Read:
     """What an agent asks for, if it may; DoorError says what is wrong and what may be asked."""
-    for word in words:
-        _check_word(word)
     command, *rest = words or ("",)
+    # Words of a command on a guest are the policy's to judge: nothing here takes them for options.
+    for word in words[:2] if command == "exec" else words:
+        _check_word(word)
     if command in ("plan", "apply"):
         return _playbook(config, rest, check=command == "plan")
     reader = _READERS.get(command)
@@ -247,6 +252,29 @@ def _plans(words: Sequence[str]) -> list[str]:
     return ["plans", *_checked(words, "plan")]
 
 
+def _target(word: str) -> str:
+    if not _TARGET.fullmatch(word):
+        raise DoorError(f"{word!r} is no guest or service: write GUEST, SERVICE, SERVICE/PURPOSE or SERVICE@GUEST")
+    return word
+
+
+def _logs(words: Sequence[str]) -> list[str]:
+    _at_most(words, 3, 1)
+    target, lines, since = [*words, *[""] * (3 - len(words))]
+    counted = ["-n", *_checked([lines], "number")] if lines else []
+    return ["logs", _target(target), *counted, *(["--since", *_checked([since], "moment")] if since else [])]
+
+
+def _exec(words: Sequence[str]) -> list[str]:
+    if len(words) < 2:
+        raise DoorError("exec takes a guest or service, then the command with its words")
+    target, *command = words
+    for word in command:
+        if len(word) > LONGEST:
+            raise DoorError(f"an argument is longer than {LONGEST} characters")
+    return ["exec", _target(target), "--timeout", str(_EXEC_SECONDS), "--", *command]
+
+
 def _plain(*argv: str) -> Callable[[Sequence[str]], list[str]]:
     def read(words: Sequence[str]) -> list[str]:
         _at_most(words, 0)
@@ -264,4 +292,6 @@ _READERS: Final[Mapping[str, Callable[[Sequence[str]], list[str]]]] = {
     "diff": _diff,
     "restarts": _plain("restarts", "list"),
     "plans": _plans,
+    "logs": _logs,
+    "exec": _exec,
 }
