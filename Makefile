@@ -67,8 +67,9 @@ fix: ## Let ruff mend and format what it can
 	@scripts/bootstrap.sh dev
 	@$(in_env) ruff check --fix --quiet; ruff format --quiet
 
-bench: ## Measure history, scan, inventory and deployment against community.proxmox (about 15 minutes)
+bench: ## Measure state, history, scan, inventory and deployment against community.proxmox (about 15 minutes)
 	@scripts/bootstrap.sh dev
+	@$(python) -m benchmarks.state
 	@$(python) -m benchmarks.history
 	@$(python) -m benchmarks.scan
 	@$(python) -m benchmarks.inventory

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -58,8 +59,12 @@ def run_module(
     *,
     kill_at: int | None = None,
     lose_at: int | None = None,
+    kill_after: float | None = None,
 ) -> Ended:
-    """Run nhi.core.NAME in a forked process; ``kill_at`` and ``lose_at`` count moments from 1."""
+    """Run nhi.core.NAME in a forked process.
+
+    ``kill_at`` and ``lose_at`` count moments from 1, ``kill_after`` has seconds.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -71,8 +76,14 @@ def run_module(
             traceback.print_exc()
             os._exit(1)
     os.close(writing)
+    timer = threading.Timer(kill_after or 0, os.kill, (child, signal.SIGKILL))
+    if kill_after is not None:
+        timer.start()
     with os.fdopen(reading, "rb") as pipe:
-        lines = pipe.read().decode().splitlines()
+        lines = pipe.read().decode(errors="replace").splitlines()
+    timer.cancel()
+    if kill_after is not None:
+        timer.join()
     _pid, status = os.waitpid(child, 0)
     moments = [line.removeprefix("moment ") for line in lines if line.startswith("moment ")]
     results = [json.loads(line.removeprefix("result ")) for line in lines if line.startswith("result ")]

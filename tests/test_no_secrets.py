@@ -1,12 +1,21 @@
-"""What must never be committed: keys, tokens, and addresses of somebody's network in the product."""
+"""What must never be committed, and what no file, output or command line of a journey may hold: secrets."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
+
+from .conftest import Operator, tool
+from .test_gate import POLICY, nhi
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("collections/", "playbooks/", "inventory/", "group_vars/", "lab/")
@@ -69,3 +78,141 @@ def test_no_role_puts_a_variable_into_the_environment_of_a_task() -> None:
     roles = [name for name in tracked() if re.search(r"/roles/[^/]+/(tasks|handlers)/", name)]
     assert roles
     assert findings(r"\n +environment:\n(?: +\S+: .*\n)*? +\S+: .*\{\{", roles) == []
+
+
+# A journey
+
+PASSWORD = "S3cret-of-the-guest"
+PLAY = """
+- hosts: localhost
+  gather_facts: false
+  vars_files: [secret.yml]
+  vars:
+    net: {bridge: vmbr0, ip: auto, range: 127.86.71.10-127.86.71.99, prefix: 24}
+  tasks:
+    - name: Make a secret
+      nhi.core.nhi_secret:
+        {name: db, secrets: [{name: db_password}], vault_dir: "{{ vault }}", state_dir: "{{ nhi_state_dir }}"}
+      register: made
+    - name: Read it
+      ansible.builtin.include_vars: {file: "{{ made.path }}"}
+      no_log: true
+    - name: Make a guest
+      nhi.core.nhi_vm:
+        {name: db, type: qemu, state: started, wait: false, disk: 1, memory: 128, storage: local-lvm,
+         network: "{{ net }}", ciuser: admin, cipassword: "{{ password }}", state_dir: "{{ nhi_state_dir }}"}
+    - name: Give it the generated secret
+      nhi.core.nhi_vm: {name: db, cipassword: "{{ db_password }}", state_dir: "{{ nhi_state_dir }}"}
+    - name: Keep it
+      nhi.core.nhi_vm_snapshot: {name: db, snapshot: before, state_dir: "{{ nhi_state_dir }}"}
+    - name: Destroy it without a plan
+      nhi.core.nhi_vm:
+        {name: db, state: absent, confirm: db, cipassword: "{{ password }}", state_dir: "{{ nhi_state_dir }}"}
+      ignore_errors: true
+    - name: Make a plan
+      nhi.core.nhi_vm:
+        {name: db, state: absent, confirm: db, cipassword: "{{ password }}", state_dir: "{{ nhi_state_dir }}"}
+      check_mode: true
+      register: planned
+    - name: Say which
+      ansible.builtin.copy: {content: "{{ planned.plan.plan_id }}", dest: "{{ playbook_dir }}/plan", mode: "0600"}
+    - name: Scan
+      nhi.core.nhi_state_scan: {state_dir: "{{ nhi_state_dir }}"}
+"""
+APPLY = """
+- hosts: localhost
+  gather_facts: false
+  vars_files: [secret.yml]
+  tasks:
+    - name: Destroy it
+      nhi.core.nhi_vm:
+        name: db
+        state: absent
+        confirm: db
+        cipassword: "{{ password }}"
+        plan_id: "{{ lookup('ansible.builtin.file', 'plan') }}"
+        state_dir: "{{ nhi_state_dir }}"
+"""
+
+
+@dataclass
+class Watch:
+    """Looks at every command line and every file of a directory while something runs, and once more at the end."""
+
+    directory: Path
+    secrets: list[str]
+    looks: int = 0
+    found: set[str] = field(default_factory=set)
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Watch:
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.look()
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.01):
+            self.look()
+
+    def look(self) -> None:
+        self.looks += 1
+        files = [Path(place, name) for place, _names, names in os.walk(self.directory) for name in names]
+        for path in [*files, *(Path("/proc", pid, "cmdline") for pid in os.listdir("/proc") if pid.isdigit())]:
+            try:
+                content = path.read_bytes()
+            except OSError:
+                continue  # gone meanwhile
+            self.found |= {str(path) for secret in self.secrets if secret.encode() in content}
+
+
+def test_the_watch_finds_a_secret_in_a_command_line_and_in_a_file_that_is_gone(tmp_path: Path) -> None:
+    secret = "a-secret-of-this-test"
+    with Watch(tmp_path, [secret]) as watch:
+        (tmp_path / "passing").write_text(secret)
+        time.sleep(0.5)
+        (tmp_path / "passing").unlink()
+        subprocess.run(["sh", "-c", "sleep 0.5", secret], check=True)
+    assert str(tmp_path / "passing") in watch.found
+    assert any(name.startswith("/proc/") for name in watch.found)
+
+
+@pytest.mark.e2e
+def test_a_journey_leaves_no_secret_in_a_file_an_output_or_a_command_line(operator: Operator, tmp_path: Path) -> None:
+    """Plan, policy, approval, journal, audit, history and state; everything Ansible prints at -vvv."""
+    (operator.state_dir / "policy.json").write_text(json.dumps(POLICY))
+    (tmp_path / "secret.yml").write_text(yaml.safe_dump({"password": PASSWORD}))
+    operator.extra["NHI_ACTOR"] = "aider"
+    outputs = []
+
+    def play(text: str) -> None:
+        (tmp_path / "play.yml").write_text(text)
+        play, vault = str(tmp_path / "play.yml"), f"vault={tmp_path / 'vault'}"
+        done = operator.run(tool("ansible-playbook"), play, "-vvv", "--diff", "-e", vault)
+        outputs.append(done.stdout + done.stderr)
+        assert done.returncode == 0, outputs[-1]
+
+    token = operator.lab.env["PROXMOX_TOKEN_SECRET"]
+    with Watch(operator.state_dir, [PASSWORD, token]) as watch:
+        play(PLAY)
+        plan_id = (tmp_path / "plan").read_text()
+        outputs += [nhi(operator, "plans", plan_id), nhi(operator, "approve", plan_id)]
+        play(APPLY)
+        first = min((operator.state_dir / "state_history").glob("state_*.json")).stem
+        outputs += [nhi(operator, "audit", "search", "--json"), nhi(operator, "diff", first, "--json")]
+    assert watch.looks > 10
+    assert watch.found == set()
+    operations = outputs[-2]
+    for told in ("nhi_secret/present", "nhi_vm/started", "nhi_vm/absent", "nhi_vm_snapshot", "playbook", plan_id):
+        assert told in operations
+    shown = operator.run(tool("ansible-vault"), "view", str(tmp_path / "vault/services/db.yml"))
+    generated = yaml.safe_load(shown.stdout)["db_password"]
+    watch.secrets = [PASSWORD, token, generated]
+    watch.look()
+    assert watch.found == set()
+    for output in outputs:
+        assert [secret for secret in watch.secrets if secret in output] == []

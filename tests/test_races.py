@@ -16,12 +16,12 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_manager import Gues
 from ansible_collections.nhi.core.plugins.module_utils.guest_rescan import Rescan
 from ansible_collections.nhi.core.plugins.module_utils.guest_run import Settings
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import wanted_from_params
-from ansible_collections.nhi.core.plugins.module_utils.lock import infrastructure_lock
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import (
     Endpoint,
     ProxmoxClient,
     endpoint_from_params,
 )
+from ansible_collections.nhi.core.plugins.module_utils.shared_lock import infrastructure_lock
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 
 from .conftest import Lab, Operator, tool

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,9 @@ def test_killed_between_stop_and_start_the_same_command_finishes_it_and_nothing_
     lab.lab.fault("clear")
     listed = lab.run(tool("nhi"), "restarts")
     assert "was cut off: restarted redis-a; in the middle of redis-b" in listed.stdout
+    recover = lab.run(tool("nhi"), "recover")
+    assert "restart  cut off: restart of redis-a, redis-b" in recover.stdout
+    assert "finish: it goes on where it was (restarted redis-a; in the middle of redis-b)" in recover.stdout
     done = restart(lab, "-e", "service=redis-a,redis-b")
     assert done.returncode == 0, done.stdout[-3000:]
     assert begun(lab, "shutdown")[stops:] == ["redis-a", "redis-b"], "one was stopped twice"
@@ -145,6 +149,9 @@ def test_outside_its_hours_it_is_scheduled_once_listed_and_cancelled(lab: Operat
     listed = lab.run(tool("nhi"), "restarts", "--json")
     assert [j["services"] for j in json.loads(listed.stdout)["jobs"]] == [["redis-a"]]
     assert "Nothing was due." in restart(lab, "-e", "due=true").stdout
+    agent = replace(lab, extra={**lab.extra, "NHI_ACTOR": "aider"})
+    refused = restart(agent, "-e", "service=redis-a", "-e", "at=now", "-e", "confirm=redis-a")
+    assert "restart_guarded of redis-a by aider needs an approval" in refused.stdout
     assert restart(lab, "-e", "cancel=redis-a").returncode == 0
     assert "No restart is scheduled." in lab.run(tool("nhi"), "restarts").stdout
     assert begun(lab, "shutdown") == before

@@ -1,19 +1,21 @@
-"""Restarts on real containers: two services in order, a guest, and what waits for its hour done by a real timer."""
+"""On real containers: services restarted in order, by a real timer too; commands and logs over a real SSH server."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Lab, Operator, free_port, tool
+from tests.conftest import COLLECTIONS, ROOT, Lab, Operator, free_port, tool
 
 pytestmark = [pytest.mark.e2e, pytest.mark.lxc, pytest.mark.timeout(900)]
 
@@ -146,6 +148,92 @@ def test_a_guest_without_a_unit_is_restarted_itself(house: Operator) -> None:
     assert on(house, "keeper", "systemctl show --property=UserspaceTimestamp --value") != boot
 
 
+def nhi(house: Operator, *args: str, actor: str = "root") -> subprocess.CompletedProcess[str]:
+    return replace(house, extra={**house.extra, "NHI_ACTOR": actor}).run(tool("nhi"), *args, timeout=60)
+
+
+@pytest.fixture
+def hands(house: Operator) -> Operator:
+    """The policy as it comes; nginx's log is wherever a test puts its catalogue entry."""
+    shutil.copy(ROOT / "infrastructure/policy.json", house.state_dir)
+    entries = house.state_dir.parent / "entries"
+    entries.mkdir(exist_ok=True)
+    settings = house.state_dir.parent / "nhi.toml"
+    settings.write_text(f'[scan]\ncatalogue = ["{entries}"]\n')
+    return replace(house, extra={**house.extra, "NHI_CONFIG": str(settings)})
+
+
+def keep_log(hands: Operator, logs: str) -> None:
+    shipped = (COLLECTIONS / "ansible_collections/nhi/core/catalogue/nginx.yml").read_text()
+    entry = re.sub(r"^logs: .*$", f"logs: {logs}", shipped, flags=re.MULTILINE)
+    (hands.state_dir.parent / "entries/nginx.yml").write_text(entry)
+
+
+def test_a_command_keeps_its_streams_words_and_code(hands: Operator) -> None:
+    words = ("sh", "-c", 'printf "%s|" "$@"; echo err >&2; exit 7', "sh", "a b", "$(id)", "'", "", "c\nd")
+    done = nhi(hands, "exec", "nginx", "--", *words)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "a b|$(id)|'||c\nd|", "err\n")
+    assert nhi(hands, "exec", "nginx", "--", "sh", "-c", "exit 255").returncode == 255
+    assert nhi(hands, "exec", "pve", "--", "id").returncode == 126
+
+
+def test_a_command_that_takes_too_long_is_ended_on_the_guest(hands: Operator) -> None:
+    done = nhi(hands, "exec", "--timeout", "1", "keeper", "--", "sleep", "4711")
+    assert (done.returncode, "was ended" in done.stderr) == (124, True)
+    deadline = time.monotonic() + 10
+    while nhi(hands, "exec", "keeper", "--", "pgrep", "-fx", "sleep 4711").returncode == 0:
+        assert time.monotonic() < deadline
+
+
+def test_an_agent_looks_and_does_nothing_else(hands: Operator) -> None:
+    before = running(hands, "redis-cache", "redis-server")
+    refused = nhi(hands, "exec", "redis", "--", "systemctl", "restart", "redis-server", actor="aider")
+    assert refused.returncode == 126
+    assert "running systemctl on redis-cache is not allowed" in refused.stderr
+    assert running(hands, "redis-cache", "redis-server") == before
+    looked = nhi(hands, "exec", "redis", "--", "systemctl", "status", "redis-server", actor="aider")
+    assert "active (running)" in looked.stdout
+    told = nhi(hands, "audit", "search", "--actor", "aider", "--operation", "nhi_exec", "--json").stdout
+    entries = [json.loads(line) for line in told.splitlines()]
+    assert [entry["outcome"] for entry in entries] == ["refused", "allowed", "done"]
+    assert {entry["subject"] for entry in entries} == {"redis-cache"}
+
+
+def shell(hands: Operator, guest: str, command: str) -> None:
+    succeeded(nhi(hands, "exec", guest, "--", "sh", "-c", command))
+
+
+def test_logs_are_read_from_file_journal_and_docker(hands: Operator) -> None:
+    shell(hands, "nginx-web", "systemctl restart nginx")
+    keep_log(hands, "{file: /var/log/nginx/*error.log}")
+    shell(hands, "nginx-web", "date -d '2 hours ago' '+%Y/%m/%d %H:%M:%S [error] old' > /var/log/nginx/error.log;"
+       " date '+%Y/%m/%d %H:%M:%S [error] young' >> /var/log/nginx/error.log")  # fmt: skip
+    log = nhi(hands, "logs", "nginx", "--since", "1 hour ago", actor="aider").stdout
+    assert re.fullmatch(r"\S+ \S+ \[error\] young\n", log)
+    keep_log(hands, "{unit: nginx}")
+    read = json.loads(nhi(hands, "logs", "nginx", "-n", "5", "--since", "10 minutes ago", "--json").stdout)
+    assert any("nginx" in line for line in read["lines"]), read
+    ahead = json.loads(nhi(hands, "logs", "nginx", "--since", "now", "--json").stdout)
+    assert ahead["lines"] == []
+    assert nhi(hands, "logs", "keeper", "-n", "3").stdout.count("\n") == 3
+    keep_log(hands, "{docker: web}")
+    shell(hands, "nginx-web", "printf '#!/bin/sh\necho \"$*\"\necho err >&2\n' > /usr/local/bin/docker;"
+       " chmod +x /usr/local/bin/docker")  # fmt: skip
+    assert nhi(hands, "logs", "nginx", "-n", "9").stdout.splitlines() == [
+        "logs --tail=9 --timestamps -- web", "err"
+    ]  # fmt: skip
+
+
+def test_playbooks_run_commands_and_read_logs(hands: Operator) -> None:
+    out = hands.state_dir.parent / "result.json"
+    done = hands.playbook("exec.yml", "-e", "target=redis", "-e", "command='sh -c false'", "-e", f"result_file={out}")
+    assert done.returncode != 0
+    assert json.loads(out.read_text())["rc"] == 1
+    succeeded(hands.playbook("logs.yml", "-e", "target=redis", "-e", "lines=2", "-e", f"result_file={out}"))
+    read = json.loads(out.read_text())
+    assert (read["source"], len(read["lines"])) == ("the file /var/log/redis/redis-server.log", 2)
+
+
 def test_what_waits_for_its_hour_is_done_by_a_real_timer_and_once(house: Operator) -> None:
     waits = json.loads(json.dumps(GRAPH))
     try:
@@ -156,13 +244,14 @@ def test_what_waits_for_its_hour_is_done_by_a_real_timer_and_once(house: Operato
             token=env["PROXMOX_READER_TOKEN_ID"], secret=env["PROXMOX_READER_TOKEN_SECRET"], graph=graph_file(house),
         ))  # fmt: skip
         succeeded(house.run(tool("ansible-playbook"), str(play), timeout=300))
+        began = time.monotonic()
         again = succeeded(house.run(tool("ansible-playbook"), str(play), timeout=300))
+        to_say_so = timedelta(seconds=10 + 1.5 * (time.monotonic() - began))
         assert re.search(r"keeper +: ok=\d+ +changed=0", again), again[-1000:]
         assert on(house, "keeper", "systemd-analyze verify /etc/systemd/system/nhi-restarts.* 2>&1; true") == ""
         assert on(house, "keeper", "systemctl is-active nhi-restarts.timer") == "active"
         # A window begins with a minute: the next one for which there is time to say so.
-        start = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1)
-        start += timedelta(minutes=1) if start - datetime.now(UTC) < timedelta(seconds=35) else timedelta()
+        start = (datetime.now(UTC) + to_say_so).replace(second=0, microsecond=0) + timedelta(minutes=1)
         span = f"{start:%H:%M}-{start + timedelta(minutes=10):%H:%M}"
         waits["services"]["redis-cache"]["restart_safe_hours"] = [span]
         write_graph(house, waits)

@@ -9,7 +9,7 @@ from lab.api.access import REALMS
 from lab.model import Acl, Role, Token, User
 from lab.server.auth import hash_password
 from lab.server.call import Call
-from lab.server.errors import ApiError, bad_parameter, failure, forbidden
+from lab.server.errors import ApiError, bad_parameter, bad_parameters, failure
 from lab.server.permissions import normalize_path
 from lab.server.router import route
 
@@ -198,13 +198,13 @@ def _privileges(call: Call) -> list[str]:
     return sorted(set(names))
 
 
-def _role(call: Call, *, to_change: bool) -> Role:
+def _role(call: Call, to: str = "") -> Role:
     name = call.params["roleid"]
     role = call.lab.store.roles.get(name)
     if role is None:
-        raise failure(f"role '{name}' does not exist")
-    if to_change and role.special:
-        raise failure(f"auto-generated role '{name}' cannot be modified")
+        raise failure((f"{to} role failed: " if to else "") + f"role '{name}' does not exist")
+    if to and role.special:
+        raise failure(f"auto-generated role '{name}' cannot be {'deleted' if to == 'delete' else 'modified'}")
     return role
 
 
@@ -228,12 +228,12 @@ async def create_role(call: Call) -> None:
 
 @route("GET", "/access/roles/{roleid}")
 async def read_role(call: Call) -> Any:
-    return dict.fromkeys(_role(call, to_change=False).privs, 1)
+    return dict.fromkeys(_role(call).privs, 1)
 
 
 @route("PUT", "/access/roles/{roleid}")
 async def update_role(call: Call) -> None:
-    role = _role(call, to_change=True)
+    role = _role(call, "update")
     wanted = _privileges(call)
     role.privs = sorted({*role.privs, *wanted}) if call.params.get("append") else wanted
     call.lab.store.roles.save(role.roleid)
@@ -241,7 +241,7 @@ async def update_role(call: Call) -> None:
 
 @route("DELETE", "/access/roles/{roleid}")
 async def delete_role(call: Call) -> None:
-    role = _role(call, to_change=True)
+    role = _role(call, "delete")
     with call.lab.store.database.transaction():
         for key in [key for key, acl in call.lab.store.acl.items() if acl.roleid == role.roleid]:
             del call.lab.store.acl[key]
@@ -274,7 +274,8 @@ async def update_acl(call: Call) -> None:
     targets = [(userid, "user") for userid in _items(call.params.get("users", ""))]
     targets += [(token, "token") for token in _items(call.params.get("tokens", ""))]
     if not targets:
-        raise bad_parameter("users", "either 'users', 'groups' or 'tokens' is required.")
+        text = "either 'users', 'groups' or 'tokens' is required."
+        raise bad_parameters(dict.fromkeys(("users", "groups", "tokens"), text))
     _check_grant(call, path, roleids, targets)
     with call.lab.store.database.transaction():
         for roleid in roleids:
@@ -287,15 +288,27 @@ async def update_acl(call: Call) -> None:
 
 
 def _check_grant(call: Call, path: str, roleids: list[str], targets: list[tuple[str, str]]) -> None:
+    held = call.lab.permissions.on(call.auth_id, path)
     for roleid in roleids:
         role = call.lab.store.roles.get(roleid)
         if role is None:
             raise failure(f"role '{roleid}' does not exist")
-        if not call.has(path, "Permissions.Modify"):
-            missing = set(role.privs) - call.lab.permissions.on(call.auth_id, path).keys()
-            if missing:
-                raise forbidden(f"{path}, {min(missing)}")
+        if "Permissions.Modify" not in held:
+            _check_own(call, roleid, [held.get(name) for name in role.privs])
     for ugid, kind in targets:
         known = call.lab.store.users if kind == "user" else call.lab.store.tokens
         if ugid not in known:
             raise ApiError(500, f"{kind} '{ugid}' does not exist")
+
+
+def _check_own(call: Call, roleid: str, held: list[int | None]) -> None:
+    """Who only owns what is on the path hands out (or takes) no more than they have there; never NoAccess."""
+    verb = "remove" if call.params.get("delete") else "add"
+    needs = "requires 'Permissions.Modify' or "
+    if None in held:
+        raise bad_parameter("role", f"Cannot {verb} role '{roleid}' - {needs}superset of privileges.")
+    if verb == "add" and call.params.get("propagate", 1) and 0 in held:
+        text = f"Cannot {verb} role '{roleid}' with propagation - {needs}propagated superset of privileges."
+        raise bad_parameter("role", text)
+    if roleid == "NoAccess":
+        raise bad_parameter("role", f"Cannot {verb} role '{roleid}' - requires 'Permissions.Modify'")

@@ -75,7 +75,8 @@ class DeclaredCheck:
     def _userid_param(self, wanted: str) -> None:
         userid = str(self._params.get("userid", ""))
         if wanted == "self":
-            if userid != self._auth_id.partition("!")[0]:
+            # A token is not its user: it can make no token beside itself.
+            if userid != self._auth_id:
                 raise forbidden()
         else:
             realm = userid.rpartition("@")[2]

@@ -5,21 +5,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ._proxmox import PROXMOX_ARGS
 from .change_gate import Gate
-from .graph import DependencyGraph
+from .graph import DependencyGraph, graph_digest
 from .guest_admission import Admission
 from .lock import current_actor
 from .plan_seal import secret_digest
-from .plan_store import PlanStore
-from .policy import find_policy
+from .plan_store import PlanStore, policy_in_force
 
 GATE_ARGS: dict[str, dict[str, Any]] = {"policy": {"type": "path"}, "plan_id": {"type": "str"}}
 # How a run reaches the API and this host, which is no part of what is asked for.
@@ -39,20 +35,14 @@ def admission_from_params(
 ) -> Admission:
     """The gate of this run, open to all where there is no policy; PolicyError for one that can not be used."""
     state_dir = Path(params["state_dir"])
-    policy = find_policy(params["policy"], state_dir)
+    policy = policy_in_force(params["policy"], state_dir, params["plan_id"])
     if policy is None:
         return Admission()
     request = {"module": module, **_asked_for(params, spec, state_dir)}
-    gate = Gate(state_dir, policy, current_actor(), request, graph=digest_of(graph), plan_id=params["plan_id"] or None)
+    gate = Gate(
+        state_dir, policy, current_actor(), request, graph=graph_digest(graph), plan_id=params["plan_id"] or None
+    )
     return Admission(gate, check_mode=check_mode, made_by=params.get("made_by"))
-
-
-def digest_of(graph: DependencyGraph | None) -> str:
-    """Changes with anything in the graph."""
-    if graph is None:
-        return "none"
-    services = {name: asdict(service) for name, service in graph.services.items()}
-    return hashlib.sha256(json.dumps(services, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _asked_for(params: Mapping[str, Any], spec: Mapping[str, Mapping[str, Any]], state_dir: Path) -> dict[str, Any]:

@@ -173,7 +173,8 @@ def _agent_cidr(entry: Mapping[str, Any]) -> str:
 
 def _parse(value: Any) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface | None:
     """The address in a CIDR text; None for dhcp, auto, manual and anything that is none."""
-    if not value or value in ("dhcp", "auto", "manual"):
+    # The zone behind a percent sign may be any text, which would go into inventories and the command line of ssh.
+    if not value or value in ("dhcp", "auto", "manual") or "%" in str(value):
         return None
     try:
         return ipaddress.ip_interface(str(value))

@@ -124,6 +124,10 @@ class Attempt:
         except NHIError as e:
             self.warnings.append(f"The audit log was not told that this is {outcome}: {e}")
 
+    def about(self, subject: str) -> None:
+        """What it turned out to be about, once that is known and before anything is written down."""
+        self._fields["subject"] = subject
+
     def allow(self) -> None:
         """Something is about to be changed: AuditError, and it must not be, unless that is written down first."""
         if not self._allowed:

@@ -26,7 +26,7 @@ from uuid import uuid4
 
 from .audit_entry import ENTRY_LIMIT_BYTES, Position, canonical, compact, read_line
 from .errors import AuditError, NHIError
-from .files import discard, explain, read_if_exists, sync_directory, write_new
+from .files import discard, explain, give_to_owner_of, read_if_exists, sync_directory, write_new
 from .lock import FileLock
 
 DIRECTORY: Final = "audit"
@@ -147,7 +147,7 @@ class AuditLog:
         with contextlib.suppress(FileExistsError):
             self.directory.mkdir()
             self.directory.chmod(_DIRECTORY_MODE)
-            self._give(self.directory, self.directory.parent)
+            give_to_owner_of(self.directory.parent, self.directory)
             sync_directory(self.directory.parent)
 
     def _append(self, fields: Mapping[str, Any]) -> Position:
@@ -212,7 +212,7 @@ class AuditLog:
         try:
             if not size:
                 os.fchmod(descriptor, _FILE_MODE)
-                self._give(descriptor, self.directory)
+                give_to_owner_of(self.directory, descriptor)
             if os.write(descriptor, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(descriptor)
@@ -232,17 +232,9 @@ class AuditLog:
         new = self.directory / f"{HEAD}.tmp"
         try:
             write_new(new, head.as_bytes(), _FILE_MODE)
-            self._give(new, self.directory)
             os.replace(new, self.directory / HEAD)
         except OSError:
             discard(new)
-
-    @staticmethod
-    def _give(what: Path | int, like: Path) -> None:
-        """What root makes belongs to the directory's owner, or that one could not go on."""
-        if os.geteuid() == 0:
-            owner = like.stat()
-            os.chown(what, owner.st_uid, owner.st_gid)
 
 
 def _small_enough(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class AuditReader(Protocol):
 _WORDS = {
     "approve": "plan approved",
     "reject": "plan rejected",
+    "nhi_exec": "worked on with a command",
     "nhi_vm/absent": "destroyed",
     "nhi_vm/present": "created or corrected",
     "nhi_vm/restarted": "restarted",

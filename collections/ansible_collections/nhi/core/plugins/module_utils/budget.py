@@ -18,21 +18,24 @@ from pathlib import Path
 
 from .errors import BudgetError, StateError
 from .files import explain, read_if_exists, replace_file
-from .lock import FileLock
+from .shared_lock import BUDGETS_LOCK, SharedLock
 
-FILE_NAME, LOCK_NAME = "budgets.json", "budgets.lock"
+FILE_NAME = "budgets.json"
 _LOCK_SECONDS = 30.0
 _HOUR = timedelta(hours=1)
-_MADE, _REMOVED, _OTHER = "made", "removed", "other"
+_MADE, _REMOVED, _RESTARTED, _OTHER = "made", "removed", "restarted", "other"
 _MAKING, _REMOVING = frozenset({"create", "clone", "restore"}), frozenset({"destroy"})
+_RESTARTING = frozenset({"restart", "restart_guarded"})
 # How each limit reads in a sentence.
 _WORDS = {
     "guests": "guests", "creates_per_hour": "creations within an hour", "destroys_per_hour": "removals within an hour",
+    "restarts_per_hour": "restarts of services within an hour",
     "cores": "cores", "memory_mib": "MiB of memory", "disk_gib": "GiB of disk",
     "outstanding_plans": "plans that could still be applied",
 }  # fmt: skip
 _WAYS_OUT = {
     "guests": "remove one that is no longer needed", "creates_per_hour": "wait", "destroys_per_hour": "wait",
+    "restarts_per_hour": "wait",
     "cores": "ask for less", "memory_mib": "ask for less", "disk_gib": "ask for less",
     "outstanding_plans": "apply or take back one of them",
 }  # fmt: skip
@@ -62,6 +65,10 @@ class Spending:
     @property
     def removes(self) -> bool:
         return bool(_REMOVING & set(self.operations))
+
+    @property
+    def restarts(self) -> bool:
+        return bool(_RESTARTING & set(self.operations))
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class BudgetLedger:
         ``budgets`` gives the limits of an actor, or of all together for None; ``existing`` are the guests there are.
         ``commit`` is called under the lock once the budget allows the change; what it raises leaves the ledger alone.
         """
-        with self._locked(operation):
+        with self._locked(operation) as lock:
             entries = _living(self._read(), existing, now)
             new = _entry(operation, actor, spending, now)
             problems = [
@@ -115,16 +122,18 @@ class BudgetLedger:
             ]
             if problems:
                 raise BudgetError("; ".join(problems))
+            lock.confirm()
             commit()
             if new is not None:
                 self._write([*entries, new])
 
     def withdraw(self, operation: str) -> None:
         """The change was not made after all."""
-        with self._locked(operation):
+        with self._locked(operation) as lock:
             entries = self._read()
             kept = [e for e in entries if e.operation != operation]
             if kept != entries:
+                lock.confirm()
                 self._write(kept)
 
     def is_young(self, operation: str, actor: str, now: datetime) -> bool:
@@ -138,9 +147,10 @@ class BudgetLedger:
         return _usage(entries, now)
 
     @contextlib.contextmanager
-    def _locked(self, operation: str) -> Iterator[None]:
-        with FileLock(self._directory / LOCK_NAME, f"count {operation} against a budget", timeout=_LOCK_SECONDS):
-            yield
+    def _locked(self, operation: str) -> Iterator[SharedLock]:
+        what = f"count {operation} against a budget"
+        with SharedLock(self._directory, BUDGETS_LOCK, what, timeout=_LOCK_SECONDS) as lock:
+            yield lock
 
     def _read(self) -> list[Entry]:
         try:
@@ -163,7 +173,8 @@ class BudgetLedger:
 
 
 def _entry(operation: str, actor: str, spending: Spending, now: datetime) -> Entry | None:
-    kind = _MADE if spending.makes else _REMOVED if spending.removes else _OTHER
+    kind = _RESTARTED if spending.restarts else _OTHER
+    kind = _MADE if spending.makes else _REMOVED if spending.removes else kind
     if kind == _OTHER and spending.size == Size():
         return None
     return Entry(operation, actor, now.isoformat(), kind, spending.guest, **asdict(spending.size))
@@ -174,9 +185,12 @@ def _living(entries: Iterable[Entry], existing: Collection[str], now: datetime) 
     kept, lines = [], list(entries)
     for number, entry in enumerate(lines):
         recent = now - entry.since < _HOUR
-        gone = entry.gone or (entry.kind != _REMOVED and not recent and entry.guest not in existing)
-        gone = gone or any(later.kind != _OTHER and later.guest == entry.guest for later in lines[number + 1 :])
-        if recent or (entry.kind != _REMOVED and not gone):
+        passing = entry.kind in (_REMOVED, _RESTARTED)  # counts for its hour only
+        gone = entry.gone or (not passing and not recent and entry.guest not in existing)
+        gone = gone or any(
+            later.kind in (_MADE, _REMOVED) and later.guest == entry.guest for later in lines[number + 1 :]
+        )
+        if recent or (not passing and not gone):
             kept.append(Entry(**{**asdict(entry), "gone": gone}))
     return kept
 
@@ -189,6 +203,7 @@ def _usage(entries: Iterable[Entry], now: datetime) -> dict[str, int]:
         "guests": sum(e.kind == _MADE for e in there),
         "creates_per_hour": sum(e.kind == _MADE for e in lately),
         "destroys_per_hour": sum(e.kind == _REMOVED for e in lately),
+        "restarts_per_hour": sum(e.kind == _RESTARTED for e in lately),
         "cores": sum(e.cores for e in there),
         "memory_mib": sum(e.memory_mib for e in there),
         "disk_gib": sum(e.disk_gib for e in there),

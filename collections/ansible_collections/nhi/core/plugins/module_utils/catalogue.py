@@ -16,6 +16,7 @@ from typing import Any
 
 from .errors import CatalogueError
 from .graph_schema import CRITICALITIES, UNIT_PATTERN
+from .service_logs import LogSource, logs_faults, source_of
 
 SERVICE_TAG = "svc-"
 PURPOSE_TAG = "purpose-"
@@ -31,7 +32,7 @@ _ROLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 _VARIABLE = re.compile(r"[a-z_][a-z0-9_]*")
 _SIZE_KEYS = ("cores", "memory_mib", "disk_gib")
 _REQUIRED = ("name", "title", "summary", "role", "guest", "sizes", "endpoints")
-_OPTIONAL = ("criticality", "depends_on", "tags", "backup", "secrets", "variables", "unit")
+_OPTIONAL = ("criticality", "depends_on", "tags", "backup", "secrets", "variables", "unit", "logs")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ class CatalogueEntry:
     def unit(self) -> str | None:
         """The systemd unit that is restarted for it; None where only its guest can be."""
         return self.raw.get("unit")
+
+    @property
+    def logs(self) -> LogSource:
+        """Where its log is: the journal of its unit, unless it says otherwise."""
+        return source_of(self.raw.get("logs"), self.unit)
 
     @property
     def backup(self) -> str:
@@ -179,6 +185,7 @@ def _faults(raw: Any) -> Iterator[str]:
     if raw.get("backup", "weekly") not in BACKUP_CLASSES:
         yield f"backup must be one of {', '.join(BACKUP_CLASSES)}"
     yield from _unit_faults(raw.get("unit"))
+    yield from logs_faults(raw.get("logs"))
     yield from _secrets_faults(raw.get("secrets", []))
     yield from _variables_faults(raw.get("variables", {}), raw.get("secrets", []))
     yield from _guest_faults(raw.get("guest", {"type": "lxc", "template": "-"}))

@@ -20,14 +20,27 @@ from .budget import BudgetLedger, Size, Spending, over_budget
 from .errors import BudgetError, NotAllowedError, PlanError
 from .freeze import frozen, refuse_if_frozen
 from .plan_seal import PlanBody, expiry
-from .plan_store import APPROVED, EXPIRED, READY, REJECTED, USED, WAITING, PlanStore
-from .policy import APPROVE, DENY, Decision, Policy
+from .plan_store import APPROVED, EXPIRED, READY, REJECTED, USED, WAITING, PlanStore, StoredPlan
+from .policy import Policy, strictest
+from .policy_words import APPROVE, DENY, Decision
 from .state_document import utc_now
+
+# What must still be so when a change goes on that was admitted and put off, or cut off.
+_LASTING = ("request", "targets", "preview")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a change does to one guest."""
+
+    guest: str
+    operations: tuple[str, ...]
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Change:
-    """A change to one guest, as far as the gate has to know it."""
+    """A change to one guest, and to ``others`` with it, as far as the gate has to know it."""
 
     guest: str
     operations: tuple[str, ...]
@@ -36,6 +49,14 @@ class Change:
     targets: tuple[Mapping[str, Any], ...] = ()
     dependents: tuple[Mapping[str, Any], ...] = ()
     size: Size = field(default_factory=Size)
+    others: tuple[Part, ...] = ()
+    # What the policy says, where that depends on more than operations.
+    decision: Decision | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What it does, guest by guest."""
+        return Part(self.guest, self.operations, self.tags), *self.others
 
 
 @dataclass(frozen=True)
@@ -82,7 +103,11 @@ class Gate:
 
     def decide(self, change: Change) -> Decision:
         """What the policy says, without asking for plan or budget."""
-        return self._policy.decide(change.operations, self.actor, change.guest, change.tags)
+        if change.decision is not None:
+            return change.decision
+        return strictest(
+            self._policy.decide(part.operations, self.actor, part.guest, part.tags) for part in change.parts
+        )
 
     def issue(self, change: Change) -> Issued:
         """Make a plan of a dry run; BudgetError for an actor who has too many that could still be applied."""
@@ -114,9 +139,7 @@ class Gate:
         ``existing`` are the names of all guests that there are. FrozenError, NotAllowedError, PlanError, BudgetError.
         """
         refuse_if_frozen(self._state_dir)
-        now, decision = self._now(), self.decide(change)
-        if decision.verdict == DENY:
-            raise NotAllowedError(f"{self._words(change)} is not allowed: {decision.reason}")
+        now, decision = self._now(), self._allowed(change)
         if self.plan_id:
             self._check_plan(change, decision, now)
         elif decision.verdict == APPROVE:
@@ -129,6 +152,37 @@ class Gate:
             operation, self.actor, spending, self._limits, existing, now, commit=lambda: self._use_up(now)
         )
         self._spent = operation
+
+    def admit_for_later(self, operation: str, change: Change, existing: Collection[str]) -> str:
+        """Like ``admit``; returns the number of a plan, used up, that keeps what was let through for ``readmit``."""
+        self.admit(operation, change, existing)
+        if self.plan_id:
+            return self.plan_id
+        now, decision = self._now(), self.decide(change)
+        self._store.prune(now)
+        plan_id = self._store.issue(self._body(change, now, secrets.token_hex(16)), decision.verdict, decision.reason)
+        self._store.use(plan_id, self.actor, now)
+        return plan_id
+
+    def readmit(self, plan_id: str, change: Change) -> None:
+        """Let go on what was admitted before, and had to wait or was cut off, under a plan that is used up.
+
+        FrozenError; NotAllowedError when the policy of now would not allow it; PlanError when the change is another.
+        """
+        refuse_if_frozen(self._state_dir)
+        decision = self._allowed(change)
+        plan = self._store.get(plan_id)
+        if plan.body.actor != self.actor or USED not in plan.marks:
+            raise PlanError(f"{plan_id} does not stand for anything that {self.actor} was allowed: ask for it again")
+        differences = plan.body.differences(self._body(change, self._now(), plan.body.nonce), _LASTING)
+        if differences:
+            raise PlanError(
+                f"it is not what was allowed with {plan_id} any more: {'; '.join(differences)}. Ask for it again"
+            )
+        if decision.verdict == APPROVE and not self._is_approved(plan):
+            raise NotAllowedError(
+                f"{self._words(change)} needs an approval by now ({decision.reason}): ask for it again"
+            )
 
     def admit_undo(self, operation: str) -> bool:
         """Whether the actor may take back what its own operation made within the hour; FrozenError in a freeze."""
@@ -167,10 +221,22 @@ class Gate:
         if status == WAITING or (decision.verdict == APPROVE and status == READY):
             raise NotAllowedError(f"{plan_id} waits for an approval: an operator gives it with: nhi approve {plan_id}")
         mark = plan.marks.get(APPROVED)
-        if mark and not (
-            self._policy.may_approve(mark.by, self.actor) and self._store.is_approval_genuine(plan_id, mark)
-        ):
+        if mark and not self._is_approved(plan):
             raise PlanError(f"the approval of {plan_id} by {mark.by} does not count: make a new plan with a dry run")
+
+    def _is_approved(self, plan: StoredPlan) -> bool:
+        """Whether somebody approved it who still may."""
+        mark = plan.marks.get(APPROVED)
+        return mark is not None and (
+            self._policy.may_approve(mark.by, self.actor) and self._store.is_approval_genuine(plan.plan_id, mark)
+        )
+
+    def _allowed(self, change: Change) -> Decision:
+        """The decision, unless it is a no: NotAllowedError."""
+        decision = self.decide(change)
+        if decision.verdict == DENY:
+            raise NotAllowedError(f"{self._words(change)} is not allowed: {decision.reason}")
+        return decision
 
     def _body(self, change: Change, now: datetime, nonce: str) -> PlanBody:
         return PlanBody(
@@ -182,4 +248,6 @@ class Gate:
         return self._policy.total_budget if actor is None else self._policy.budget(actor)
 
     def _words(self, change: Change) -> str:
-        return f"{' and '.join(dict.fromkeys(change.operations))} of {change.guest} by {self.actor}"
+        operations = dict.fromkeys(operation for part in change.parts for operation in part.operations)
+        guests = ", ".join(part.guest for part in change.parts)
+        return f"{' and '.join(operations)} of {guests} by {self.actor}"

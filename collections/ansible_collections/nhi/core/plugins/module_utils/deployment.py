@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from .errors import StateError
+from .errors import PreflightError, StateError
 from .files import explain, sync_directory
 from .journal import append_entry, read_entries
 from .lock import Holder
@@ -32,6 +34,7 @@ DEPLOYMENT, REMOVAL = "deployment", "removal"
 STEP_SECONDS = 300.0
 
 _SUFFIX = ".jsonl"
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _VERSION = 1
 _PAUSE_SECONDS = 0.05
 _BEGUN, _MADE, _GENERATED, _REGISTERED, _UNDONE = "begun", "made", "generated", "registered", "undone"
@@ -123,19 +126,30 @@ class Record:
     @property
     def advice(self) -> str:
         """What to do about it."""
-        remove = f"ansible-playbook playbooks/remove_service.yml -e guest={self.guest} -e confirm={self.guest}"
         if self.begun is None or self.is_under_way:
             return ""
         if self.what == REMOVAL:
-            return f"Finish it with `{remove}`."
-        return f"Finish it with `{self._deploy}`, or remove what it made with `{remove}`."
+            return f"Finish it with `{_line(self.command)}`."
+        return f"Finish it with `{_line(self.command)}`, or remove what it made with `{_line(self._remove)}`."
 
     @property
-    def _deploy(self) -> str:
-        words = [f"-e service={self.service}"]
-        words += [f"-e purpose={self.purpose}"] if self.purpose not in (None, "default") else []
-        words += [f"-e guest={self.guest}"] if self.guest != f"{self.service}-{self.purpose or 'default'}" else []
-        return " ".join(["ansible-playbook playbooks/service.yml", *words])
+    def command(self) -> list[str]:
+        """The playbook that finishes it, with its options."""
+        if self.what == REMOVAL:
+            return self._remove
+        words = [f"service={self.service}"]
+        words += [f"purpose={self.purpose}"] if self.purpose not in (None, "default") else []
+        words += [f"guest={self.guest}"] if self.guest != f"{self.service}-{self.purpose or 'default'}" else []
+        return ["playbooks/service.yml", *(part for word in words for part in ("-e", word))]
+
+    def checked_command(self) -> list[str]:
+        """The same for who runs it; PreflightError where more than words was written down."""
+        _require_words(self.service, self.purpose)
+        return self.command
+
+    @property
+    def _remove(self) -> list[str]:
+        return ["playbooks/remove_service.yml", "-e", f"guest={self.guest}", "-e", f"confirm={self.guest}"]
 
     def as_data(self) -> dict[str, Any]:
         """For programs."""
@@ -246,7 +260,9 @@ def begin(
     """Let a run deploy or remove a service on a guest; the record now, and as it was where something was cut off.
 
     StateError, naming who, when another run that lives holds it. The same process may begin as often as it likes.
+    PreflightError for a service or purpose that is none: both become part of a command that people paste.
     """
+    _require_words(service, purpose)
     _refuse_others(look(state_dir, guest), run, state_dir)
     opened = Deployment.open(state_dir, guest, create=True)
     if opened is None:
@@ -305,6 +321,18 @@ def unfinished(state_dir: Path) -> list[Record]:
 def path_of(state_dir: Path, guest: str) -> Path:
     """Where the record of a guest stands as long as there is one."""
     return state_dir / DIRECTORY / f"{guest}{_SUFFIX}"
+
+
+def _require_words(service: str | None, purpose: str | None) -> None:
+    """PreflightError for what would be more than a word in a command: for -e a template is evaluated."""
+    for word, kind in ((service, "service"), (purpose, "purpose")):
+        if word and not _WORD.fullmatch(word):
+            raise PreflightError(f"'{word}' is no {kind}: use letters, digits, and _ . + - after the first character")
+
+
+def _line(command: Iterable[str]) -> str:
+    # Somebody pastes this into a shell.
+    return shlex.join(["ansible-playbook", *command])
 
 
 def _with(known: tuple[str, ...], *more: str) -> tuple[str, ...]:

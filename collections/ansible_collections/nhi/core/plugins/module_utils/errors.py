@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from .plain_text import printable
+
 
 class NHIError(Exception):
-    """Base of all expected failures; the message is one line, fit for an operator."""
+    """Base of all expected failures; the message is one line, fit for an operator and a terminal."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
 
 
 class StateError(NHIError):
@@ -61,6 +63,14 @@ class AuditError(NHIError):
     """The audit log can not be written, read or replayed."""
 
 
+class LockBackendError(NHIError):
+    """What keeps the locks of several Brains can not be asked, or is set up wrongly: nothing was written."""
+
+
+class LockLostError(NHIError):
+    """The lock of several Brains ended under its holder, or somebody wrote after it: nothing was written."""
+
+
 class ConfigFilesError(NHIError):
     """Configuration files can not be made what they should be; none was changed."""
 
@@ -103,6 +113,10 @@ class RestartError(NHIError):
 
 class GuestShellError(NHIError):
     """A command on a guest could not be run, or failed there."""
+
+
+class CommandTimeoutError(GuestShellError):
+    """A command on a guest took longer than it was given, and was ended."""
 
 
 class GraphError(NHIError):

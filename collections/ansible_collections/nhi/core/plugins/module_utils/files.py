@@ -23,6 +23,15 @@ def read_if_exists(path: Path) -> bytes | None:
         return None
 
 
+def give_to_owner_of(directory: Path, made: Path | int) -> None:
+    """What root makes in somebody's directory belongs to them, so that they can go on with it."""
+    if os.geteuid() != 0:
+        return
+    place = directory.stat()
+    if place.st_uid != 0:
+        os.chown(made, place.st_uid, place.st_gid)
+
+
 def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a file under a name that nothing relies on, and wait until its content is on the disk.
 
@@ -33,6 +42,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         os.fchmod(descriptor, mode)
+        give_to_owner_of(path.parent, descriptor)
         _write_all(descriptor, data)
         os.fsync(descriptor)
     finally:

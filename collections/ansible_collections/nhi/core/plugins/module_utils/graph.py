@@ -12,9 +12,10 @@ person wrote is never rewritten. Where both speak of a service, the person is ri
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
     "DependencyGraph",
     "Service",
     "find_graph",
+    "graph_digest",
     "load_graph",
     "parse_graph",
     "require_graph",
@@ -165,6 +167,15 @@ class DependencyGraph:
                 f"the dependency graph has no service {unknown[0]}: it has {', '.join(sorted(self.services))}"
             )
         return wanted
+
+
+def graph_digest(graph: DependencyGraph | None) -> str:
+    """Changes with anything in the graph."""
+    if graph is None:
+        return "none"
+    services = {name: asdict(service) for name, service in graph.services.items()}
+    text = json.dumps([graph.time_zone, services], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_graph(path: Path, overlay: Path | None = None) -> DependencyGraph:

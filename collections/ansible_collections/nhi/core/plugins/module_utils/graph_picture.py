@@ -12,6 +12,7 @@ from itertools import pairwise
 from .graph import DependencyGraph, Need, Service
 from .graph_layout import Box, Line, layout
 from .graph_places import Place
+from .plain_text import printable
 
 # Health in the order of the legend: fill and edge in light, then in dark.
 _COLOURS = {
@@ -66,7 +67,7 @@ def _drawing(graph: DependencyGraph, found: Mapping[str, Place], title: str) -> 
     height = drawn.height + _TITLE + _LEGEND + 2 * _MARGIN
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
-        f' height="{height:.0f}" role="img" aria-label="{escape(_summary(graph, found), quote=True)}">'
+        f' height="{height:.0f}" role="img" aria-label="{_xml(_summary(graph, found))}">'
     )
     yield _style()
     yield (
@@ -74,7 +75,7 @@ def _drawing(graph: DependencyGraph, found: Mapping[str, Place], title: str) -> 
         '<path class="head" d="M0 0 L10 5 L0 10 z"/></marker></defs>'
     )
     yield '<rect class="paper" width="100%" height="100%"/>'
-    yield f'<text class="title" x="{_MARGIN:.0f}" y="{_MARGIN + 18:.0f}">{escape(title)}</text>'
+    yield f'<text class="title" x="{_MARGIN:.0f}" y="{_MARGIN + 18:.0f}">{_xml(title)}</text>'
     yield f'<g transform="translate({_MARGIN:.0f} {_MARGIN + _TITLE:.0f})">'
     needs = {(need.service, name): need for name in order for need in graph.services[name].needs}
     for line in drawn.lines:
@@ -103,23 +104,23 @@ def _edge(line: Line, need: Need) -> str:
         if last:
             path.append(f"L{x2 - 1:.1f} {y2:.1f}")
     tip = f"{line.name} needs {line.needed}" + (f" ({need.label})" if need.label else "")
-    return f'<path class="edge" d="{" ".join(path)}" marker-end="url(#arrow)"><title>{escape(tip)}</title></path>'
+    return f'<path class="edge" d="{" ".join(path)}" marker-end="url(#arrow)"><title>{_xml(tip)}</title></path>'
 
 
 def _label(line: Line, need: Need) -> Iterator[str]:
     if need.label:
         x, y = line.points[-1]
-        yield f'<text class="label" x="{x - 11:.1f}" y="{y - 5:.1f}" text-anchor="end">{escape(need.label)}</text>'
+        yield f'<text class="label" x="{x - 11:.1f}" y="{y - 5:.1f}" text-anchor="end">{_xml(need.label)}</text>'
 
 
 def _node(service: Service, place: Place, note: str, box: Box) -> Iterator[str]:
     css = f"box {place.health}" + (" critical" if service.criticality == "critical" else "")
     size = f'x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}"'
     middle, y = f'x="{box.x + box.width / 2:.1f}" text-anchor="middle"', box.y + box.height / 2
-    yield f"<g><title>{escape(service.description or service.name)}</title>"
+    yield f"<g><title>{_xml(service.description or service.name)}</title>"
     yield f'<rect class="{css}" {size} rx="9"/>'
-    yield f'<text class="name" {middle} y="{y - 4:.1f}">{escape(_short(service.name))}</text>'
-    yield f'<text class="note" {middle} y="{y + 14:.1f}">{escape(_short(note))}</text></g>'
+    yield f'<text class="name" {middle} y="{y - 4:.1f}">{_xml(_short(service.name))}</text>'
+    yield f'<text class="note" {middle} y="{y + 14:.1f}">{_xml(_short(note))}</text></g>'
 
 
 _ARROW = "from what is needed to what needs it; words at an arrow say for what, and at which port"
@@ -159,6 +160,11 @@ def _width(name: str, note: str) -> float:
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _xml(text: str) -> str:
+    """Text between tags or in an attribute; XML knows no control characters, not even escaped."""
+    return escape(printable(text), quote=True)
 
 
 def _plain(text: str) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from .errors import BudgetError, NHIError, PlanError, ProxmoxError, StateError
 from .guest import CLONE, CREATE, DESTROY, Found, GuestPlan
 from .guest_identity import Identity
 from .guest_reader import Api, Cluster, read_guest
+from .impact import Impact
 
 _MAKING = (CREATE, CLONE, "restore")
 
@@ -106,16 +107,17 @@ def change_of(api: Api, cluster: Cluster, plan: GuestPlan, subject: Subject, mor
         },
         tags=subject.tags,
         targets=(Identity.of(found).as_dict(),) if found else (),
-        dependents=tuple(_dependents(api, cluster, plan, found)),
+        dependents=tuple(dependents_of(api, cluster, plan.impact, {found.vmid} if found else ())),
         size=_size(plan),
     )
 
 
-def _dependents(api: Api, cluster: Cluster, plan: GuestPlan, found: Found | None) -> list[dict[str, Any]]:
-    carriers = sorted({str(d["guest"]) for d in plan.impact.dependents if d.get("guest")})
+def dependents_of(api: Api, cluster: Cluster, impact: Impact, targets: Collection[int]) -> list[dict[str, Any]]:
+    """Which guests carry what depends on a change; without those that it is about, by VMID."""
+    carriers = sorted({str(d["guest"]) for d in impact.dependents if d.get("guest")})
     identities = []
     for row in cluster.guests:
-        if row.get("name") in carriers and (found is None or row["vmid"] != found.vmid):
+        if row.get("name") in carriers and row["vmid"] not in targets:
             try:
                 identities.append(Identity.of(read_guest(api, row)).as_dict())
             except ProxmoxError as e:

@@ -60,8 +60,14 @@ class GuestChange:
 
     def change(self, plan: GuestPlan, found: Found) -> str | None:
         """Correct a guest that is there; returns its address when this started it."""
+        stopping: Found | None = None
         with self._undoing():
             for action in plan.actions:
+                if action.kind == STOP:
+                    # As it is now: its configuration may just have been corrected.
+                    stopping = self._reread(found.type, found.node, found.vmid)
+                elif action.kind == START and stopping is not None:
+                    refuse_if_replaced(self._api, stopping)  # shutting down took its time
                 self._change_step(action, found)
         if any(a.kind == START for a in plan.actions):
             return await_address(self._api, self._reread(found.type, found.node, found.vmid), self._patience)

@@ -15,6 +15,7 @@ from .guest_admission import Admission
 from .guest_checks import check_confirmed, check_critical, check_dependents
 from .guest_identity import Identity, Known, check_expected
 from .impact import Impact
+from .plain_text import printable, printable_lines, printable_parts
 
 
 @dataclass(frozen=True)
@@ -99,18 +100,24 @@ def plan_result(plan: GuestPlan) -> dict[str, Any]:
         "identity": plan.identity,
         "summary": plan.summary(),
         "plan": plan.ticket,
-        "how_to_apply": _how_to_apply(plan.ticket),
+        "how_to_apply": how_to_apply(plan.ticket),
     }
 
 
-def _how_to_apply(ticket: Mapping[str, Any] | None) -> list[str]:
+def as_result(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module returns of a guest; notes and names in it are up to its owner, and Ansible shows results raw."""
+    return {name: printable_parts(part, printable_lines) for name, part in parts.items()}
+
+
+def how_to_apply(ticket: Mapping[str, Any] | None, option: str = "plan_id=") -> list[str]:
+    """What to do next with the plan of a dry run, for people."""
     if not ticket:
         return []
     number = ticket["plan_id"]
     approve = f"an operator approves it with 'nhi approve {number}', then " if ticket["needs_approval"] else ""
-    return [f"Plan {number}, good until {ticket['expires_at']}: {approve}run the same with plan_id={number}."]
+    return [f"Plan {number}, good until {ticket['expires_at']}: {approve}run the same with {option}{number}."]
 
 
 def plan_warnings(plan: GuestPlan) -> list[str]:
-    """What to warn of, also what check mode let pass."""
-    return plan.warnings + [f"Refused outside check mode: {c.message}" for c in plan.failed]
+    """What to warn of, also what check mode let pass; Ansible writes warnings to the terminal as they are."""
+    return list(map(printable, [*plan.warnings, *(f"Refused outside check mode: {c.message}" for c in plan.failed)]))

@@ -18,6 +18,7 @@ from .guest_interfaces import bridges_of
 from .guest_reader import Api
 from .guest_spec import LXC, QEMU, Wanted
 
+_OF_OTHERS = "VM.Config.Options"
 # The first pattern that an option matches says which privilege it takes.
 _OF_OPTION = {
     LXC: (
@@ -43,13 +44,19 @@ _OF_ACTION = {
     START: "VM.PowerMgmt",
     STOP: "VM.PowerMgmt",
     DESTROY: "VM.Allocate",
-    PROTECT: "VM.Config.Options",
+    PROTECT: _OF_OTHERS,
 }
 # Parameters that say how to make or change a guest, not what it is.
 _NOT_OPTIONS = {
     "delete", "digest", "full", "newid", "ostemplate", "password", "pool", "ssh-public-keys", "storage", "unprivileged",
     "vmid",
 }  # fmt: skip
+
+
+def configuration_privileges() -> frozenset[str]:
+    """Every privilege that some option of a guest takes."""
+    named = {privilege for patterns in _OF_OPTION.values() for _pattern, privilege in patterns} | {_OF_OTHERS}
+    return frozenset(privilege for either in named for privilege in either.split("|"))
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def _bridge_needs(config: Mapping[str, Any]) -> list[Need]:
 
 def _privilege(kind: str, option: str) -> str:
     found = (privilege for pattern, privilege in _OF_OPTION[kind] if re.fullmatch(pattern, option))
-    return next(found, "VM.Config.Options")
+    return next(found, _OF_OTHERS)
 
 
 def _bridge_path(bridge: str, tag: int) -> str:

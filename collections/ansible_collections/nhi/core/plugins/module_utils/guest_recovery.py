@@ -6,10 +6,11 @@ that is safer. A creation is undone; a removal or a restore that was under way i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from .errors import NHIError, PermissionDeniedError, ProxmoxError
+from .freeze import frozen
 from .guest import Found
 from .guest_bystanders import own_guests
 from .guest_doubt import patiently
@@ -33,23 +34,47 @@ def settle(
     tell: Callable[[str], None],
     rescan: Rescan | None = None,
     keep: Callable[[str], None] = keep_nothing,
+    only: Collection[str] | None = None,
 ) -> list[str]:
-    """Settle every operation that was cut off; in check mode only name it. ``tell`` hears one sentence for each.
+    """Settle every operation that was cut off, or ``only`` some of them, and tell a sentence of each.
 
-    The guests that they had begun something with are read again for state.json.
+    In check mode, and while changes are frozen, they are only named. The guests that they had begun something with are
+    read again for state.json.
     """
     told: list[str] = []
     warnings: list[str] = []
+    freeze = frozen(state_dir)
     with Interrupts():
-        if check_mode:
-            told = [f"{title} was cut off: the next real run settles it first." for title in cut_off(state_dir)]
-        for journal in () if check_mode else abandoned(state_dir):
+        if check_mode or freeze:
+            when = "once changes are possible again" if freeze else "first"
+            told = [f"{title} was cut off: the next real run settles it {when}." for title in cut_off(state_dir)]
+        for journal in () if check_mode or freeze else abandoned(state_dir):
+            if only is not None and journal.operation not in only:
+                continue
             keep(f"{journal.operation} settled")
             told.append(_recover(api, state_dir, journal))
             warnings += rescan(api, own_guests(api, journal.operation, journal.entries)) if rescan else []
     for text in (*told, *warnings):
         tell(text)
     return told
+
+
+def foretell(record: GuestRecord) -> str:
+    """What settling an operation means, as far as its journal tells; the guests themselves have the last word."""
+    if record.made is not None:
+        if not record.complete:
+            back = f"; {record.aside.label} gets its name and place back" if record.aside else ""
+            return f"undo: {record.made.label} is destroyed again, if it is there{back}"
+        old = f"; {record.retired.target.label}, whose place it took, is destroyed" if record.retired else ""
+        return f"finish: {record.made.label} stays{' and is protected' if record.protect else ''}{old}"
+    again = f"{record.stopped.label} is started again" if record.stopped else ""
+    if record.replaced is not None:
+        return f"finish: {record.replaced.target.label} is restored again from its backup"
+    if record.destroying is not None:
+        return f"finish: {record.destroying.label} is destroyed if that had begun{', else ' + again if again else ''}"
+    former = [f"{c.target.label} gets its former configuration back" for c in record.of_another]
+    parts = [*former, *filter(None, [again])]
+    return f"undo: {'; '.join(parts)}" if parts else "nothing is to be undone: only its journal goes"
 
 
 def _recover(api: Api, state_dir: Path, journal: Journal) -> str:

@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
-from .errors import GuestShellError
+from .errors import CommandTimeoutError, GuestShellError
+from .guest_command import Report, Sink, check_command, relay, remote_command, stop
 
 _CONNECT_SECONDS = 10
 # What ssh itself fails with; everything else is the command's own.
 _SSH_FAILED = 255
 _SHOWN = 200
+_NO_SSH = "there is no program ssh here: install the OpenSSH client"
 
 
 @dataclass(frozen=True)
@@ -40,18 +44,67 @@ class GuestShell:
                 timeout=timeout_seconds,
             )  # fmt: skip
         except FileNotFoundError as e:
-            raise GuestShellError("there is no program ssh here: install the OpenSSH client") from e
+            raise GuestShellError(_NO_SSH) from e
         except subprocess.TimeoutExpired as e:
             raise GuestShellError(f"'{what}' on {address} did not end within {timeout_seconds:g} s") from e
         if done.returncode == _SSH_FAILED:
-            raise GuestShellError(
-                f"no SSH to {self.user}@{address}: {_last(done.stderr)}; correct ssh_private_key and known_hosts, or"
-                " let nhi_vm record its host key"
-            )
+            raise self._no_ssh(address, done.stderr)
         if done.returncode:
             said = _last(done.stderr or done.stdout)
             raise GuestShellError(f"'{what}' failed on {address} with {done.returncode}: {said}")
         return done.stdout
+
+    def stream(
+        self,
+        address: str,
+        argv: Sequence[str],
+        out: Sink,
+        err: Sink,
+        *,
+        timeout_seconds: float | None = None,
+        stdin: BinaryIO | None = None,
+    ) -> int:
+        """Run a command with its words as they are, pass on what it prints as it comes, and return its exit code.
+
+        GuestShellError says that it was not begun, or that nobody knows how it ended; CommandTimeoutError that it was
+        ended. Whatever ends this call ends the command.
+        """
+        check_command(argv)
+        mark, what = secrets.token_hex(8), argv[0]
+        report = Report(mark, err)
+        command = remote_command(argv, mark, become=self.user != "root")
+        try:
+            # Not `with`: an interrupted caller must not wait for the command to end by itself.
+            process = subprocess.Popen(  # pylint: disable=consider-using-with
+                [*self._ssh(), f"{self.user}@{address}", command],
+                stdin=subprocess.DEVNULL if stdin is None else stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+        except FileNotFoundError as e:
+            raise GuestShellError(_NO_SSH) from e
+        try:
+            relay(process, report, out, timeout_seconds)
+            code = report.code
+            if code is None:
+                process.wait()
+        except CommandTimeoutError as e:
+            text = f"'{what}' on {address} did not end within {timeout_seconds:g} s, and was ended"
+            raise CommandTimeoutError(text) from e
+        finally:
+            stop(process)
+        if code is not None:
+            return code
+        if report.begun:
+            raise GuestShellError(f"the connection to {address} was lost while '{what}' ran there: it was ended")
+        said = report.before.decode(errors="replace")
+        if process.returncode == _SSH_FAILED:
+            raise self._no_ssh(address, said)
+        raise GuestShellError(f"'{what}' was not begun on {address}: {_last(said)}")
+
+    def _no_ssh(self, address: str, said: str) -> GuestShellError:
+        return GuestShellError(
+            f"no SSH to {self.user}@{address}: {_last(said)}; correct ssh_private_key and known_hosts, or"
+            " let nhi_vm record its host key"
+        )
 
     def _ssh(self) -> list[str]:
         options = {

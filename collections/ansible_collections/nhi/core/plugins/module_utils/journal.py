@@ -163,12 +163,25 @@ def abandoned(state_dir: Path) -> Iterator[Journal]:
         descriptor = _take(path)
         if descriptor is None:
             continue
-        journal = _read(state_dir, path, descriptor)
+        journal = _read(state_dir, path)
+        journal._descriptor = descriptor
         try:
             yield journal
         finally:
             journal.keep()
             journal.close()
+
+
+def survey(state_dir: Path) -> list[tuple[Journal, bool]]:
+    """Every journal as it stands, oldest first, and whether a living process works on it; nothing is held."""
+    found = []
+    for path in _oldest_first(state_dir / DIRECTORY):
+        descriptor = _take(path)
+        with contextlib.suppress(FileNotFoundError):
+            found.append((_read(state_dir, path), descriptor is None))
+        if descriptor is not None:
+            os.close(descriptor)
+    return found
 
 
 def is_under_way(state_dir: Path, operation: str) -> bool:
@@ -226,9 +239,8 @@ def _take(path: Path) -> int | None:
     return None
 
 
-def _read(state_dir: Path, path: Path, descriptor: int) -> Journal:
+def _read(state_dir: Path, path: Path) -> Journal:
     journal = Journal(state_dir, path.stem, "an operation of which nothing was written down")
-    journal._descriptor = descriptor
     entries = read_entries(path.read_bytes())
     if entries and "step" not in entries[0]:
         head = entries.pop(0)

@@ -10,11 +10,13 @@ who wait: who holds the lock, since when and for what.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import pwd
 import socket
+import threading
 import time
 import weakref
 from dataclasses import asdict, dataclass
@@ -24,14 +26,14 @@ from typing import TYPE_CHECKING, Self
 
 from .errors import LockTimeoutError, NHIError
 from .files import explain
+from .sudo_caller import sudo_caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-_FIRST_PAUSE_SECONDS = 0.01
-_LONGEST_PAUSE_SECONDS = 0.25
 _METADATA_LIMIT = 4096
+_MOMENT_SECONDS = 0.01
 
 
 def current_actor() -> str:
@@ -49,6 +51,9 @@ def current_person() -> str:
     """Who is at the keyboard, for decisions that only a person may take: no variable but sudo's can say otherwise."""
     if os.getuid() == 0 and (name := os.environ.get("SUDO_USER", "").strip()):
         return name
+    # `sudo -u nhi nhi approve PLAN`: the control user acts, but another one decides.
+    if vouched := sudo_caller():
+        return vouched
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -134,6 +139,7 @@ class FileLock:
         self._timeout = timeout
         self._on_wait = on_wait
         self._descriptor: int | None = None
+        self._queued: int | None = None
         self._held = False
 
     def __enter__(self) -> Self:
@@ -161,6 +167,7 @@ class FileLock:
             self._held = True
             self._describe(self._descriptor)
         except BaseException:
+            self._unlock()
             self.forget()
             raise
 
@@ -171,7 +178,15 @@ class FileLock:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._descriptor, 0)
         finally:
+            self._unlock()
             self.forget()
+
+    def _unlock(self) -> None:
+        # Not by closing alone: the thread that waited has the file open as well.
+        self._held = False
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def forget(self) -> None:
         """Close the descriptor; in a forked child this leaves the parent's lock alone."""
@@ -179,6 +194,13 @@ class FileLock:
         _OPEN.discard(self)
         if descriptor is not None:
             os.close(descriptor)
+
+    def forget_in_child(self) -> None:
+        """The same in a child that was forked while a thread waited for the lock."""
+        if self._queued is not None:
+            os.close(self._queued)
+            self._queued = None
+        self.forget()
 
     def holder(self) -> Holder | None:
         """Who holds the lock now, as far as the file tells."""
@@ -205,28 +227,57 @@ class FileLock:
             raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> NHIError:
-        return NHIError(
-            f"The lock {self.path} can not be opened: {explain(error)}. "
-            "Check that the directory exists and that this user may write to it."
-        )
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "Make room" if full else "Check that the directory exists and that this user may write to it"
+        return NHIError(f"The lock {self.path} can not be opened: {explain(error)}. {hint}.")
 
     def _wait(self, descriptor: int) -> None:
-        deadline = time.monotonic() + self._timeout
-        pause = _FIRST_PAUSE_SECONDS
-        reported = False
-        while not self._try(descriptor):
-            if not reported and self._on_wait is not None:
-                self._on_wait(self.holder())
-                reported = True
-            left = deadline - time.monotonic()
-            if left <= 0:
-                who = self.holder() or "a process that left no name"
-                raise LockTimeoutError(
-                    f"{self.path.name} is held by {who}; gave up after {self._timeout:g} s. "
-                    "Wait for it to finish and run again; the lock ends with its process."
-                )
-            time.sleep(min(pause, left))
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        if self._try(descriptor):
+            return
+        if self.holder() is None:
+            # Perhaps one who gave up waiting, and lets go at once.
+            time.sleep(_MOMENT_SECONDS)
+            if self._try(descriptor):
+                return
+        if self._on_wait is not None:
+            self._on_wait(self.holder())
+        if self._timeout <= 0 or not self._queue(descriptor):
+            who = self.holder() or "a process that left no name"
+            raise LockTimeoutError(
+                f"{self.path.name} is held by {who}; gave up after {self._timeout:g} s. "
+                "Wait for it to finish and run again; the lock ends with its process."
+            )
+
+    def _queue(self, descriptor: int) -> bool:
+        """Wait in the kernel, where nobody is passed by: whoever asks again and again may meet it taken each time.
+
+        That wait has no timeout of its own, so a thread does it, on a descriptor of its own; one that is given up on
+        lets go of the lock as soon as it gets it.
+        """
+        self._queued = mine = os.dup(descriptor)
+        given_up = threading.Event()
+        failed: list[OSError] = []
+
+        def lock() -> None:
+            try:
+                fcntl.flock(mine, fcntl.LOCK_EX)
+                if given_up.is_set():
+                    fcntl.flock(mine, fcntl.LOCK_UN)
+            except OSError as error:
+                failed.append(error)
+            finally:
+                os.close(mine)
+
+        thread = threading.Thread(target=lock, daemon=True)
+        try:
+            thread.start()
+            thread.join(self._timeout)
+            if failed:
+                raise self._no_locks(failed[0]) from failed[0]
+            return not thread.is_alive()
+        finally:
+            self._queued = None
+            given_up.set()
 
     def _try(self, descriptor: int) -> bool:
         try:
@@ -234,10 +285,13 @@ class FileLock:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise NHIError(
-                f"{self.path} can not be locked: {explain(error)}. Keep the state on a file system that has locks."
-            ) from error
+            raise self._no_locks(error) from error
         return True
+
+    def _no_locks(self, error: OSError) -> NHIError:
+        return NHIError(
+            f"{self.path} can not be locked: {explain(error)}. Keep the state on a file system that has locks."
+        )
 
     def _describe(self, descriptor: int) -> None:
         # A full disk or a read-only descriptor costs those who wait a name, not us the lock.
@@ -253,19 +307,7 @@ _OPEN: weakref.WeakSet[FileLock] = weakref.WeakSet()
 def _forget_in_child() -> None:
     # flock belongs to the open file, which a forked child shares: kept there, the lock would outlive its holder.
     for lock in list(_OPEN):
-        lock.forget()
+        lock.forget_in_child()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-
-
-def infrastructure_lock(
-    directory: Path | str,
-    operation: str,
-    *,
-    actor: str | None = None,
-    timeout: float = 300.0,
-    on_wait: Callable[[Holder | None], None] | None = None,
-) -> FileLock:
-    """The lock of a whole change to the lab; the state's own lock is held only while state.json is written."""
-    return FileLock(Path(directory) / "infrastructure.lock", operation, actor=actor, timeout=timeout, on_wait=on_wait)

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -70,9 +70,10 @@ class PlanBody:
         """Whether its time is over."""
         return now >= datetime.fromisoformat(self.expires_at)
 
-    def differences(self, live: PlanBody) -> list[str]:
+    def differences(self, live: PlanBody, parts: Collection[str] = PARTS.keys()) -> list[str]:
         """What is no longer as it was when the plan was made, in words."""
-        return [text for part, name in PARTS.items() for text in _differences(part, name, self, live)]
+        named = ((part, name) for part, name in PARTS.items() if part in parts)
+        return [text for part, name in named for text in _differences(part, name, self, live)]
 
 
 def expiry(created: datetime, seconds: float) -> str:

@@ -23,10 +23,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .errors import PlanError, StateError
+from .errors import PlanError, PolicyError, StateError
 from .files import discard, explain, replace_file, write_once
 from .plan_seal import PlanBody, check_seal, is_plan_id, seal
-from .policy import APPROVE, Policy
+from .policy import NAME, Policy, find_policy
+from .policy_words import APPROVE
 
 DIRECTORY, KEY_NAME = "plans", "plan.key"
 _KEY_BYTES = 32
@@ -75,6 +76,17 @@ class StoredPlan:
             "plan_id": self.plan_id, "status": self.status(now), "decision": self.decision, "reason": self.reason,
             **body, **marks,
         }  # fmt: skip
+
+
+def policy_in_force(path: Path | str | None, state_dir: Path, plan_id: str | None) -> Policy | None:
+    """The policy that judges changes, None where there is none; PolicyError for a bad one, or for a plan without."""
+    policy = find_policy(path, state_dir)
+    if policy is None and plan_id:
+        # Nobody would look at the plan: used, rejected or for another guest, all would be let through.
+        raise PolicyError(
+            f"there is no {state_dir / NAME} to judge {plan_id} by, so nothing is allowed: put it back, or name policy"
+        )
+    return policy
 
 
 class PlanStore:

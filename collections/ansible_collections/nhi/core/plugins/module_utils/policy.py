@@ -18,26 +18,27 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PolicyError
+from .exec_policy import Errand, ExecDecision, ExecRule, decide, exec_faults, parse_rules
 from .files import explain
+from .policy_words import ALLOW, APPROVE, DECISIONS, DENY, Decision, are_names, common_faults, is_one_of
 
 NAME = "policy.json"
-ALLOW, APPROVE, DENY = "allow", "approve", "deny"
-DECISIONS = (ALLOW, APPROVE, DENY)  # from the mildest to the strictest
-# In place of names of actors: whoever may approve.
-OPERATORS = "@operators"
 # What is done to a guest, as plans name it.
 OPERATIONS = (
     "create", "clone", "restore", "configure", "resize", "start", "stop", "protect", "destroy", "replace",
     "snapshot", "describe_snapshot", "remove_snapshot", "rollback", "backup", "remove_backup",
+    "restart", "restart_guarded",
 )  # fmt: skip
 # What takes something away for good; never done to a protected guest.
 DESTRUCTIVE = frozenset({"destroy", "replace", "rollback"})
 LIMITS = (
-    "guests", "creates_per_hour", "destroys_per_hour", "cores", "memory_mib", "disk_gib", "outstanding_plans",
+    "guests", "creates_per_hour", "destroys_per_hour", "restarts_per_hour", "cores", "memory_mib", "disk_gib",
+    "outstanding_plans",
 )  # fmt: skip
-_KEYS = frozenset(
-    {"schema_version", "description", "operators", "protected", "never_replace", "rules", "budgets", "plan_minutes"}
-)
+_KEYS = frozenset({
+    "schema_version", "description", "operators", "protected", "never_replace", "rules", "exec", "budgets",
+    "plan_minutes",
+})  # fmt: skip
 _RULE_KEYS = frozenset({"operations", "actors", "guests", "decision", "reason"})
 _PLAN_MINUTES = 30
 
@@ -58,7 +59,7 @@ class Rule:
             return False
         if self.guests and not any(fnmatchcase(guest, pattern) for pattern in self.guests):
             return False
-        return not self.actors or actor in self.actors or (OPERATORS in self.actors and actor in operators)
+        return is_one_of(actor, self.actors, operators)
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,6 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What the policy says of one change, and why."""
-
-    verdict: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Policy:
     """A valid policy."""
 
@@ -89,6 +82,7 @@ class Policy:
     protected: Selection = field(default_factory=Selection)
     never_replace: Selection = field(default_factory=Selection)
     rules: tuple[Rule, ...] = ()
+    exec_rules: tuple[ExecRule, ...] = ()
     budgets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     actor_budgets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     plan_seconds: float = _PLAN_MINUTES * 60.0
@@ -96,10 +90,7 @@ class Policy:
 
     def decide(self, operations: Iterable[str], actor: str, guest: str, tags: Iterable[str] = ()) -> Decision:
         """The strictest decision over all operations of one change."""
-        decisions = [self._decide(operation, actor, guest, tuple(tags)) for operation in operations]
-        if not decisions:
-            return Decision(ALLOW, "nothing is changed")
-        return max(decisions, key=lambda decision: DECISIONS.index(decision.verdict))
+        return strictest(self._decide(operation, actor, guest, tuple(tags)) for operation in operations)
 
     def _decide(self, operation: str, actor: str, guest: str, tags: tuple[str, ...]) -> Decision:
         if operation in DESTRUCTIVE and self.protected.has(guest, tags):
@@ -110,6 +101,10 @@ class Policy:
             if rule.fits(operation, actor, guest, self.operators):
                 return Decision(rule.decision, rule.reason or f"rule {number} of the policy ({operation} by {actor})")
         return Decision(APPROVE, f"no rule of the policy speaks of {operation} by {actor}")
+
+    def decide_errand(self, errand: Errand) -> ExecDecision:
+        """What it says of a command on a guest, or of reading its logs."""
+        return decide(self.exec_rules, self.operators, errand)
 
     def may_approve(self, person: str, actor: str) -> bool:
         """Whether ``person`` may approve what ``actor`` asked for; never one's own."""
@@ -126,20 +121,60 @@ class Policy:
         return self.budgets.get("total", {})
 
 
+def strictest(decisions: Iterable[Decision]) -> Decision:
+    """The first of the strictest; of none, that nothing is changed."""
+    nothing = Decision(ALLOW, "nothing is changed")
+    return max(decisions, key=lambda decision: DECISIONS.index(decision.verdict), default=nothing)
+
+
+def unprotected(policy: Policy, guests: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+    """Guests of state.json that the policy protects and Proxmox VE does not, each with a sentence about it.
+
+    The policy binds those who come through this collection; ``protection=1`` binds every token that lacks
+    VM.Config.Options.
+    """
+    found = []
+    for guest in guests:
+        if (
+            guest["template"]
+            or guest["protection"]
+            or not policy.protected.has(guest["name"] or "", guest["tags"] or ())
+        ):
+            continue
+        label = f"{'LXC' if guest['type'] == 'lxc' else 'VM'} {guest['vmid']} {guest['name']}"
+        if guest["protection"] is None:
+            text = f"Whether Proxmox VE protects {label}, like the policy, is unknown: scan it."
+        else:
+            text = f"{label} is protected by the policy, but not in Proxmox VE: set protection: true (nhi_vm)."
+        found.append((guest, text))
+    return found
+
+
 def find_policy(path: Path | str | None, state_dir: Path | str) -> Policy | None:
     """The named policy, else the one beside state.json, None where there is none; PolicyError for a bad one."""
     file = Path(path) if path else Path(state_dir) / NAME
-    if not path and not file.exists():
-        return None
     try:
         raw = file.read_bytes()
     except OSError as e:
+        # A link whose target is away is no missing policy.
+        if isinstance(e, FileNotFoundError) and not path and not file.is_symlink():
+            return None
         raise PolicyError(f"{file} can not be read: {explain(e)}; nothing is allowed until it can") from e
     try:
-        data = json.loads(raw)
+        data = json.loads(raw, object_pairs_hook=_each_once)
     except ValueError as e:
-        raise PolicyError(f"{file} is no JSON ({e}): nothing is allowed until it is corrected") from e
+        raise PolicyError(f"{file} can not be understood ({e}): nothing is allowed until it is corrected") from e
     return parse_policy(data, str(file))
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Whoever reviews the file reads the first of two, JSON takes the last."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key} is there twice")
+        found[key] = value
+    return found
 
 
 def parse_policy(data: Any, origin: str = NAME) -> Policy:
@@ -153,6 +188,7 @@ def parse_policy(data: Any, origin: str = NAME) -> Policy:
         protected=_selection(data.get("protected")),
         never_replace=_selection(data.get("never_replace")),
         rules=tuple(_rule(rule) for rule in data["rules"]),
+        exec_rules=parse_rules(data.get("exec", [])),
         budgets={name: dict(budgets.get(name, {})) for name in ("default", "total")},
         actor_budgets={name: dict(limits) for name, limits in budgets.get("actors", {}).items()},
         plan_seconds=data.get("plan_minutes", _PLAN_MINUTES) * 60.0,
@@ -176,7 +212,7 @@ def _faults(data: Any) -> Iterator[str]:
     yield from (f"{key} is not known" for key in sorted(set(data) - _KEYS))
     if data.get("schema_version") != 1:
         yield "schema_version is not 1"
-    if not _are_names(data.get("operators")):
+    if not are_names(data.get("operators")):
         yield "operators is no list of names"
     for key in ("protected", "never_replace"):
         yield from _selection_faults(key, data.get(key, {}))
@@ -189,6 +225,7 @@ def _faults(data: Any) -> Iterator[str]:
     else:
         for number, rule in enumerate(rules, 1):
             yield from (f"rule {number}: {fault}" for fault in _rule_faults(rule))
+    yield from exec_faults(data.get("exec", []))
     yield from _budget_faults(data.get("budgets", {}))
 
 
@@ -196,24 +233,17 @@ def _rule_faults(rule: Any) -> Iterator[str]:
     if not isinstance(rule, Mapping):
         yield "it is no mapping"
         return
-    yield from (f"{key} is not known" for key in sorted(set(rule) - _RULE_KEYS))
-    if rule.get("decision") not in DECISIONS:
-        yield f"decision is not one of {', '.join(DECISIONS)}"
-    for key in ("operations", "actors", "guests"):
-        if key in rule and (not _are_names(rule[key]) or not rule[key]):
-            yield f"{key} is no list of names; leave it out for any"
-    if _are_names(rule.get("operations")):
+    yield from common_faults(rule, _RULE_KEYS, ("operations", "actors", "guests"))
+    if are_names(rule.get("operations")):
         for name in rule["operations"]:
             if name not in OPERATIONS:
                 yield f"operation {name} is not one of {', '.join(OPERATIONS)}"
-    if not isinstance(rule.get("reason", ""), str):
-        yield "reason is no text"
 
 
 def _selection_faults(key: str, raw: Any) -> Iterator[str]:
     if not isinstance(raw, Mapping) or set(raw) - {"guests", "tags"}:
         yield f"{key} has more than guests and tags"
-    elif not all(_are_names(names) for names in raw.values()):
+    elif not all(are_names(names) for names in raw.values()):
         yield f"guests and tags of {key} are lists of names"
 
 
@@ -235,10 +265,6 @@ def _budget_faults(raw: Any) -> Iterator[str]:
                 yield f"budgets.{name}.{key} is not one of {', '.join(LIMITS)}"
             elif not _is_count(value):
                 yield f"budgets.{name}.{key} is no number from 0 on"
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
 
 
 def _is_count(value: Any) -> bool:

@@ -51,8 +51,8 @@ class Endpoint:
 
     @property
     def identity(self) -> str:
-        """The token's full name, as Proxmox VE writes it."""
-        return f"{self.user}!{self.token_id}"
+        """The token's full name, as Proxmox VE writes it; the user's where there is no token."""
+        return f"{self.user}!{self.token_id}" if self.token_id else self.user
 
     @property
     def server(self) -> str:
@@ -282,6 +282,8 @@ def api_path(path: Path) -> str:
     parts = [str(part) for part in path]
     if any(part in ("", ".", "..") for part in parts):
         raise ParameterError(f"the API path {'/'.join(parts)} has an empty or relative part: check the names in it")
+    if not all(part.isprintable() for part in parts):
+        raise ParameterError(f"the API path {'/'.join(parts)} has characters that no name has: check the names in it")
     return "/" + "/".join(quote(part, safe=_SAFE_IN_PART) for part in parts)
 
 

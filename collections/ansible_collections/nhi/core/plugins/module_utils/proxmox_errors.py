@@ -64,6 +64,11 @@ def error_from_answer(call: Call, status: int, reason: str, content_type: str, b
 
 
 def _classify(call: Call, status: int, text: str, content_type: str) -> tuple[type[ProxmoxError], str]:
+    if status == 401 and "!" not in call.identity:
+        return AuthenticationError, (
+            f"{call.server} does not accept the password of {call.identity} ({text}): check api_user, with its realm,"
+            " and api_password"
+        )
     if status == 401:
         return AuthenticationError, (
             f"{call.server} does not accept the API token {call.identity} ({text}): check api_user, api_token_id and"

@@ -68,16 +68,11 @@ def cooldown_key(provider: str, model: str | None = None) -> str:
     return f"api_cooldown:{provider}:{model}" if model else f"api_cooldown:{provider}"
 
 
-def latency_key(model: str) -> str:
-    """The last 100 latencies of a model in ms: a list, newest first."""
-    return f"api_latency:{model}"
+def lock_key(lab: str, name: str) -> str:
+    """Who holds a lock of the state directory, until when: a hash with an expiry."""
+    return f"lock:{lab}:{name}"
 
 
-def first_token_key(model: str) -> str:
-    """The last 100 times to the first token of a model in ms: a list, newest first."""
-    return f"api_ttft:{model}"
-
-
-def breaker_key(model: str) -> str:
-    """The circuit breaker of a model: a hash with an expiry."""
-    return f"api_breaker:{model}"
+def lock_fence_key(lab: str, name: str) -> str:
+    """The highest fencing number that was given out for a lock; never expires."""
+    return f"{lock_key(lab, name)}:fence"

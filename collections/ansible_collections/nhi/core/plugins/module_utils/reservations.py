@@ -27,7 +27,8 @@ from .files import explain, read_if_exists, replace_file
 from .guest_capacity import Ask, Asked
 from .guest_spec import aside_name
 from .journal import path_of
-from .lock import Holder, infrastructure_lock
+from .lock import Holder
+from .shared_lock import SharedLock, infrastructure_lock
 
 FILE_NAME = "reservations.json"
 QUARANTINE_SECONDS = 300.0
@@ -143,6 +144,14 @@ class Reservations:
         """Lines of guests that were made and have an address, to be compared with what is there."""
         return [r for r in self._read() if r.status == _USED and r.address]
 
+    def abandoned(self) -> list[Reservation]:
+        """What runs still hold that are gone, and that nobody settled."""
+        return [r for r in self._read() if r.is_abandoned()]
+
+    def under_way(self) -> list[Reservation]:
+        """Lines of runs that have not said yet what became of them."""
+        return [r for r in self._read() if r.status == _RESERVED]
+
     def reserve(
         self,
         operation: str,
@@ -157,7 +166,7 @@ class Reservations:
         ``read_at`` is when the caller read the cluster, ``gone`` the operations whose guests it did not find there any
         more. Reserving again under the same operation replaces its lines. ``leaving`` is as for ``peek``.
         """
-        with self._locked(f"reserve an address for {name}"):
+        with self._locked(f"reserve an address for {name}") as lock:
             others = [r for r in self._read() if r.operation != operation]
             for other in others:
                 if other.name == name:
@@ -171,7 +180,7 @@ class Reservations:
                 Reservation(operation, name, choice.vmid, address, _RESERVED, _now(), holder, ask=ask)
                 for address in addresses
             ]
-            self._write([*others, *mine])
+            self._write([*others, *mine], lock)
         return choice
 
     def keep(self, operation: str, kind: str | None = None, macs: Iterable[str] = ()) -> None:
@@ -249,15 +258,15 @@ class Reservations:
         return replace(line, status=_QUARANTINED, at=_now(), until=until.isoformat())
 
     def _rewrite(self, what: str, change: Callable[[list[Reservation]], list[Reservation]]) -> None:
-        with self._locked(f"settle the reservation of {what}"):
-            self._write(change(self._read()))
+        with self._locked(f"settle the reservation of {what}") as lock:
+            self._write(change(self._read()), lock)
 
     @contextlib.contextmanager
-    def _locked(self, operation: str) -> Iterator[None]:
+    def _locked(self, operation: str) -> Iterator[SharedLock]:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with infrastructure_lock(self.directory, operation, timeout=_LOCK_SECONDS):
-                yield
+            with infrastructure_lock(self.directory, operation, timeout=_LOCK_SECONDS) as lock:
+                yield lock
         except OSError as e:
             raise StateError(
                 f"{self._path} can not be written: {explain(e)}; nothing was chosen, make room or correct state_dir"
@@ -289,8 +298,9 @@ class Reservations:
             return True  # under way, or cut off and not settled: its guest may be there
         return recent and not line.is_abandoned()  # before its first step nothing was made
 
-    def _write(self, reservations: list[Reservation]) -> None:
+    def _write(self, reservations: list[Reservation], lock: SharedLock) -> None:
         document = {"schema_version": _VERSION, "reservations": [asdict(r) for r in reservations]}
+        lock.confirm()
         replace_file(self._path, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -43,6 +43,8 @@ class Job:
     status: str = SCHEDULED
     message: str = ""
     ended_at: str | None = None
+    # The plan under which it was let through.
+    admitted: str | None = None
 
     @property
     def wish(self) -> RestartWish:
@@ -77,8 +79,18 @@ class RestartJobs:
             raise StateError(f"{self.directory} can not be read: {explain(e)}; correct its owner") from e
         return sorted(map(_read, files), key=lambda job: (job.not_before, job.id))
 
-    def schedule(self, wish: RestartWish, start: datetime, end: datetime | None, by: str) -> tuple[Job, bool]:
-        """The job for a wish, and whether it is new or changed; what waits already is not scheduled twice."""
+    def schedule(
+        self,
+        wish: RestartWish,
+        start: datetime,
+        end: datetime | None,
+        by: str,
+        admit: Callable[[], str | None] = lambda: None,
+    ) -> tuple[Job, bool]:
+        """The job for a wish, and whether it is new or changed; what waits already is not scheduled twice.
+
+        ``admit`` is asked just before anything is written; what it raises leaves the jobs as they are.
+        """
         names = tuple(sorted(wish.services))
         with self._locked("schedule a restart"):
             for job in self.all():
@@ -90,24 +102,34 @@ class RestartJobs:
                     raise PreflightError(
                         f"{', '.join(shared)} {what} already, in {job.label} at {job.not_before}: wait, or cancel it"
                     )
-                return self._again(job, wish, start, end)
+                return self._again(job, wish, start, end, by, admit)
             new = Job(
                 f"restart-{uuid.uuid4().hex[:8]}", names, tuple(sorted(wish.confirm & set(names))), wish.whole_guests,
-                by, _stamp(datetime.now(UTC)), _stamp(start), _stamp(end) if end else None,
+                by, _stamp(datetime.now(UTC)), _stamp(start), _stamp(end) if end else None, admitted=admit(),
             )  # fmt: skip
             self._write(new)
             self._forget_old()
             return new, True
 
-    def _again(self, job: Job, wish: RestartWish, start: datetime, end: datetime | None) -> tuple[Job, bool]:
+    def _again(
+        self,
+        job: Job,
+        wish: RestartWish,
+        start: datetime,
+        end: datetime | None,
+        by: str,
+        admit: Callable[[], str | None],
+    ) -> tuple[Job, bool]:
         confirmed = tuple(sorted({*job.confirm, *(wish.confirm & set(job.services))}))
         same = replace(
             job, confirm=confirmed, whole_guests=wish.whole_guests, not_before=_stamp(start),
             not_after=_stamp(end) if end else None,
         )  # fmt: skip
-        if same != job:
-            self._write(same)
-        return same, same != job
+        if same == job:
+            return job, False
+        same = replace(same, by=by, admitted=admit())
+        self._write(same)
+        return same, True
 
     def cancel(self, which: str, *, running: bool = False) -> Job:
         """Take back what waits, by its id or by one of its services; PreflightError when nothing does.
@@ -129,12 +151,12 @@ class RestartJobs:
         there_is = ", ".join(job.label for job in waiting) or "none"
         raise PreflightError(f"no restart of {which} waits: there is {there_is}")
 
-    def claim(self, now: datetime) -> Job | None:
-        """The first job that is due, marked as running. Only for who holds the lock of restarts."""
+    def claim(self, now: datetime, only: str | None = None) -> Job | None:
+        """The first job that is due, or that one, marked as running. Only for who holds the lock of restarts."""
         with self._locked("begin a restart"):
             for job in self.all():
                 # One that is said to run was cut off: whoever ran it held the lock that is ours now.
-                if job.is_due(now):
+                if job.is_due(now) and only in (None, job.id):
                     running = replace(job, status=RUNNING)
                     self._write(running)
                     return running

@@ -34,6 +34,21 @@ class RestartWish:
     # Each with its guest, also where only a unit would have to be.
     whole_guests: bool = False
 
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> RestartWish:
+        """As ``as_dict`` wrote it."""
+        return cls(
+            tuple(data["services"]), frozenset(data["confirm"]), bool(data["at_once"]), bool(data["whole_guests"])
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For storing."""
+        return {**self.as_request(), "confirm": sorted(self.confirm)}
+
+    def as_request(self) -> dict[str, Any]:
+        """What a plan is bound to; who stands for it is another matter."""
+        return {"services": sorted(self.services), "at_once": self.at_once, "whole_guests": self.whole_guests}
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -83,6 +98,7 @@ class RestartPlan:
     checks: list[Check] = field(default_factory=list)
     impact: Impact = field(default_factory=Impact)
     seconds: float | None = None
+    graph: DependencyGraph | None = None
 
     @property
     def outlook(self) -> Outlook:
@@ -99,6 +115,21 @@ class RestartPlan:
     @property
     def failed(self) -> list[Check]:
         return [c for c in self.checks if not c.passed]
+
+    def is_guarded(self, step: Step) -> bool:
+        """Whether the step is not left to everybody: by the graph, or as it is done outside the safe hours."""
+        if self.wish.at_once and not self.outlook.open:
+            return True
+        services = self.graph.services if self.graph else {}
+        there = [services[n] for n in self.impact.services if services[n].runs_on(step.guest, step.vmid)]
+        return not all(service.can_restart_without_approval for service in there)
+
+    def promise(self) -> list[str]:
+        """What would be done, in words that stay the same as long as that does."""
+        hours = self.outlook.hours
+        safe = f"Only in the safe hours of {', '.join(self.outlook.limited_by)}: {hours}."
+        when = "At any hour." if hours.always else "Now, whatever the hour." if self.wish.at_once else safe
+        return [*(step.text for step in self.steps), *self.impact.sentences(window=False), when]
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -130,7 +161,8 @@ def plan_restart(wish: RestartWish, known: Surroundings, now: datetime | None = 
     longest = sum(e.longest_seconds or 0 for e in estimates.values())
     seconds = [e.seconds for e in estimates.values()]
     impact = assess(known.graph, wish.services, running_guests(known.document), now, longest)
-    plan = RestartPlan(wish, impact=impact, seconds=None if None in seconds else sum(s or 0 for s in seconds))
+    total = None if None in seconds else sum(s or 0 for s in seconds)
+    plan = RestartPlan(wish, impact=impact, seconds=total, graph=known.graph)
     found = places(known.graph, known.document)
     for name in impact.services:
         step, checks = _step(name, found[name], known, wish, {*impact.services, *impact.stop_order})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +23,36 @@ from .interrupts import InterruptedRunError, Interrupts
 from .journal import Journal, abandoned
 from .lock import current_actor
 from .restart_history import DIRECTORY, RESTARTED, RestartHistory
-from .restart_plan import RestartPlan, Step
+from .restart_plan import RestartPlan, RestartWish, Step
 from .service_health import await_health, unwell
 
 PLAN, BEGIN, DONE = "plan", "begin", "done"
 GATE_FAILED, FAILED = "gate_failed", "failed"
 # Longer ago it was another restart for another reason.
 _RESUMED_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a restart comes from: what was asked for by whom, under which plan it was let through, for which job.
+
+    ``resumes`` names the run that is taken up again, however long ago it was cut off.
+    """
+
+    wish: RestartWish
+    by: str = ""
+    admitted: str | None = None
+    job: str | None = None
+    resumes: str | None = None
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Origin:
+        """As a journal has it."""
+        return cls(RestartWish.parse(data["wish"]), data["by"], data["admitted"], data["job"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a journal."""
+        return {"wish": self.wish.as_dict(), "by": self.by, "admitted": self.admitted, "job": self.job}
 
 
 class Restarter(Protocol):
@@ -73,11 +96,18 @@ class RestartRun:
     """One run of a plan. Only for who holds the lock of restarts."""
 
     def __init__(
-        self, plan: RestartPlan, state_dir: Path, restarter: Restarter, patience: float, tell: Callable[[str], None]
+        self,
+        plan: RestartPlan,
+        state_dir: Path,
+        restarter: Restarter,
+        patience: float,
+        tell: Callable[[str], None],
+        origin: Origin | None = None,
     ) -> None:
         self.operation = f"restart-{uuid.uuid4().hex[:12]}"
         self.progress = Progress(left=[step.service for step in plan.steps])
         self._plan = plan
+        self._origin = origin or Origin(plan.wish)
         self._restarter = restarter
         self._patience = patience
         self._tell = tell
@@ -117,7 +147,7 @@ class RestartRun:
                     self._doubtful.pop(entry["service"], None)
                     self._done.add(entry["service"])
             old.append(journal.path)
-        self._journal.write(PLAN, services=self._services)
+        self._journal.write(PLAN, services=self._services, origin=self._origin.as_dict())
         for service in sorted(self._done):
             self._journal.write(DONE, service=service)
         for service, entry in sorted(self._doubtful.items()):
@@ -127,10 +157,7 @@ class RestartRun:
                 journal.close()
 
     def _is_mine(self, journal: Journal) -> bool:
-        first = journal.entries[0] if journal.entries else {}
-        if first.get("step") != PLAN or first.get("services") != self._services:
-            return False
-        return (datetime.now(UTC) - datetime.fromisoformat(first["at"])).total_seconds() < _RESUMED_SECONDS
+        return journal.operation == self._origin.resumes or is_same_restart(journal, self._services)
 
     def _take(self, step: Step) -> None:
         downtime: float | None = None
@@ -191,6 +218,20 @@ class RestartRun:
         except NHIError as e:
             # What was done stands; only the next estimate is the poorer.
             self._tell(str(e))
+
+
+def is_same_restart(journal: Journal, services: Iterable[str]) -> bool:
+    """Whether a journal is that of the same restart, and of lately."""
+    first = journal.entries[0] if journal.entries else {}
+    if first.get("step") != PLAN or first.get("services") != sorted(services):
+        return False
+    return (datetime.now(UTC) - datetime.fromisoformat(first["at"])).total_seconds() < _RESUMED_SECONDS
+
+
+def origin_of(journal: Journal) -> Origin | None:
+    """Where a restart came from; None in a journal that does not tell."""
+    first = journal.entries[0] if journal.entries else {}
+    return Origin.parse(first["origin"]) if "origin" in first else None
 
 
 def told_of(journal: Journal) -> str:

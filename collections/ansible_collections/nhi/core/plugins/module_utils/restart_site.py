@@ -12,9 +12,9 @@ from typing import Any
 from .about import this_program
 from .catalogue import CatalogueEntry
 from .errors import PreflightError
+from .guest_restarter import Site
 from .guest_shell import GuestShell
 from .proxmox_client import ProxmoxClient, endpoint_from_params
-from .restarts import Site
 from .scan_options import ScanOptions, guest_wish
 from .scan_write import run_scan
 from .state import StateStore
@@ -41,5 +41,6 @@ def site_from_params(
         Path(params["state_dir"]), catalogue,
         GuestShell(params["ssh_user"], params["ssh_private_key"], params["known_hosts"]),
         lambda: ProxmoxClient(endpoint), rescan, params["dependency_graph"], params["health_timeout"],
-        params["guest_health_port"], params["brain_vmid"], tell=tell,
+        params["guest_health_port"], params["brain_vmid"], tell=tell, policy=params["policy"],
+        plan_id=params["plan_id"] or None,
     )  # fmt: skip

@@ -5,55 +5,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
-from .catalogue import CatalogueEntry
-from .errors import LockTimeoutError, NHIError, PreflightError, StateError
+from .audit import Attempt
+from .errors import FrozenError, LockTimeoutError, NHIError, PreflightError, StateError
 from .freeze import frozen, refuse_if_frozen
 from .graph import require_graph
-from .guest_manager import GuestManager
-from .guest_reader import Api, guest_path
-from .guest_recovery import settle
-from .guest_run import Settings as GuestSettings
-from .guest_shell import GuestShell
-from .guest_spec import Wanted
-from .guest_wait import Patience
+from .guest_guards import how_to_apply
+from .guest_restarter import GuestRestarter, Site
+from .journal import abandoned
 from .lock import FileLock, current_actor
+from .restart_admission import RestartGate
 from .restart_history import DIRECTORY, RestartHistory
-from .restart_jobs import DONE, FAILED, Job, RestartJobs
-from .restart_plan import RESTART, SCHEDULE, UNIT, RestartPlan, RestartWish, Step, Surroundings, plan_restart
-from .restart_run import RestartRun, cut_off_restarts, dismiss
+from .restart_jobs import DONE, FAILED, RUNNING, Job, RestartJobs
+from .restart_plan import RESTART, SCHEDULE, RestartPlan, RestartWish, Surroundings, plan_restart
+from .restart_run import Origin, RestartRun, cut_off_restarts, dismiss, is_same_restart, origin_of
 from .state import StateStore
-
-# systemd gives a unit 90 s to stop and 90 s to start unless it says otherwise.
-_UNIT_SECONDS = 240.0
-_ASK_SECONDS = 20.0
-# In one login, since the service is away meanwhile.
-_RESTART = 'systemctl restart -- "$1" && systemctl show --property=ActiveState --value -- "$1"'
-# The uptime of a guest comes in whole seconds.
-_UPTIME_BLUR = timedelta(seconds=2)
-
-
-@dataclass
-class Site:
-    """Everything around restarts that does not describe one."""
-
-    state_dir: Path
-    catalogue: Mapping[str, CatalogueEntry]
-    shell: GuestShell
-    connect: Callable[[], AbstractContextManager[Api]]
-    rescan: Callable[[list[str]], None]
-    dependency_graph: str | None = None
-    health_timeout: float = 60.0
-    guest_health_port: int = 22
-    brain_vmid: int = 100
-    lock_timeout: float = 30.0
-    tell: Callable[[str], None] = lambda _text: None
 
 
 @dataclass
@@ -66,13 +37,17 @@ class Outcome:
     progress: dict[str, Any] = field(default_factory=dict)
     job: Job | None = None
     operation: str | None = None
+    # What a dry run was given to apply it by, where a policy is in force.
+    ticket: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
-        told = self.plan.as_dict() if self.plan else {}
+        told = {**self.plan.as_dict(), **(self.ticket or {})} if self.plan else {}
         return {
             "changed": self.changed, "action": self.action, "plan": told or None, "operation": self.operation,
-            "summary": self.summary(), "job": self.job.as_dict() if self.job else None, **self.progress,
+            "how_to_apply": how_to_apply(self.ticket), "summary": self.summary(),
+            "job": self.job.as_dict() if self.job else None, **self.progress,
         }  # fmt: skip
 
     def summary(self) -> list[str]:
@@ -102,9 +77,10 @@ class Restarts:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._gate = RestartGate(site.state_dir, site.connect, site.policy, site.plan_id)
         self.jobs = RestartJobs(site.state_dir)
 
-    def plan(self, wish: RestartWish, now: datetime | None = None) -> RestartPlan:
+    def plan(self, wish: RestartWish) -> RestartPlan:
         """What would be done now."""
         site = self._site
         if not wish.services:
@@ -118,50 +94,79 @@ class Restarts:
             require_graph(site.dependency_graph, str(site.state_dir)), snapshot.document, site.catalogue,
             RestartHistory(site.state_dir).estimates(wish.services), site.brain_vmid, site.guest_health_port,
         )  # fmt: skip
-        return plan_restart(wish, known, now)
+        return plan_restart(wish, known, site.now())
 
     def request(self, wish: RestartWish, *, check_mode: bool = False) -> Outcome:
         """Restart now, or schedule it where now is no good time; PreflightError with all that speaks against it."""
         plan = self.plan(wish)
         if check_mode:
-            return Outcome(changed=True, action=f"would_{plan.action}", plan=plan)
-        _refuse(plan)
-        refuse_if_frozen(self._site.state_dir)
-        if plan.action == SCHEDULE:
-            return self._schedule(plan)
-        with self._alone(self._site.lock_timeout):
-            plan = self.plan(wish)  # somebody else may have been first
+            ticket, warnings = self._gate.foresee(plan)
+            return Outcome(
+                changed=True, action=f"would_{plan.action}", plan=plan, ticket=ticket, warnings=warnings
+            )  # fmt: skip
+        with self._audited("restart", wish, self._site.plan_id) as attempt:
             _refuse(plan)
-            return self._run(plan)
+            refuse_if_frozen(self._site.state_dir)
+            if plan.action == SCHEDULE:
+                return self._schedule(plan, attempt)
+            with self._alone(self._site.lock_timeout):
+                plan = self.plan(wish)  # somebody else may have been first
+                _refuse(plan)
+                outcome = self._run(plan, self._admit(plan), attempt)
+                self._end_jobs(wish)
+                return outcome
 
-    def run_due(self) -> list[Job]:
-        """Do every scheduled restart whose hour has come; returns what became of them."""
-        self.jobs.watch()
+    def finish(self, operation: str) -> Outcome:
+        """Take up a restart that was cut off, for whoever asked for it; PreflightError where there is none to take up.
+
+        It was let through then, so it only has to be what was let through, at an hour that is safe for it.
+        """
+        origin = self._origin_of(operation)
+        with self._audited("restart/finish", origin.wish, origin.admitted) as attempt:
+            refuse_if_frozen(self._site.state_dir)
+            with self._alone(self._site.lock_timeout):
+                plan = self.plan(origin.wish)
+                _refuse(plan)
+                if plan.action == SCHEDULE:
+                    raise PreflightError(f"now is outside its safe window ({plan.outlook}): finish it then")
+                self._gate.readmit(plan, origin.admitted, origin.by)
+                return self._run(plan, replace(origin, resumes=operation), attempt)
+
+    def run_due(self, only: str | None = None) -> list[Job]:
+        """Do every scheduled restart whose hour has come, or that one; returns what became of them."""
+        if only is None:
+            self.jobs.watch()
         ended: list[Job] = []
-        now = datetime.now(UTC)
+        now = self._site.now()
         if not any(job.is_due(now) for job in self.jobs.all()):
             return ended
-        if freeze := frozen(self._site.state_dir):
-            self._site.tell(f"Scheduled restarts wait: {freeze}.")
-            return ended
+        self._gate.check()
         try:
             with self._alone(0):
-                while job := self.jobs.claim(now):
+                while not self._is_frozen() and (job := self.jobs.claim(now, only)):
                     ended.append(self._do(job))
         except LockTimeoutError as e:
             self._site.tell(f"{e} Scheduled restarts wait for it.")
         return ended
 
+    def _is_frozen(self) -> bool:
+        if freeze := frozen(self._site.state_dir):
+            self._site.tell(f"Scheduled restarts wait: {freeze}.")
+        return freeze is not None
+
     def cancel(self, which: str) -> Outcome:
         """Take a scheduled restart back, or let go of one that was cut off."""
-        if dismiss(self._site.state_dir, which):
-            return Outcome(changed=True, action="dismissed")
-        try:
-            with self._alone(0):  # nothing runs, whatever a job says that was cut off
-                job = self.jobs.cancel(which, running=True)
-        except LockTimeoutError:
-            job = self.jobs.cancel(which)
-        return Outcome(changed=True, action="cancelled", job=job)
+        with self._audited("restart/cancel", RestartWish((which,))) as attempt:
+            attempt.allow()
+            if dismiss(self._site.state_dir, which):
+                return Outcome(changed=True, action="dismissed")
+            try:
+                with self._alone(0):  # nothing runs, whatever a job says that was cut off
+                    job = self.jobs.cancel(which, running=True)
+            except LockTimeoutError:
+                job = self.jobs.cancel(which)
+            attempt.note(job=job.label)
+            return Outcome(changed=True, action="cancelled", job=job)
 
     def listing(self) -> dict[str, Any]:
         """What waits, ran lately, or was cut off."""
@@ -171,11 +176,19 @@ class Restarts:
             "watched": self.jobs.is_watched(),
         }
 
-    def _schedule(self, plan: RestartPlan) -> Outcome:
+    def _schedule(self, plan: RestartPlan, attempt: Attempt) -> Outcome:
         window = plan.outlook.window
         if window is None:
             raise PreflightError("there is no safe window")
-        job, changed = self.jobs.schedule(plan.wish, window.start, window.end, current_actor())
+
+        def admit() -> str | None:
+            admitted = self._gate.admit(plan)
+            attempt.plan = admitted
+            attempt.allow()
+            return admitted
+
+        job, changed = self.jobs.schedule(plan.wish, window.start, window.end, current_actor(), admit)
+        attempt.note(changed=changed, action="scheduled", job=job.label, not_before=job.not_before)
         if not self.jobs.is_watched():
             self._site.tell(
                 "Nobody has looked for scheduled restarts here in the last ten minutes: install the timer with"
@@ -186,24 +199,73 @@ class Restarts:
     def _do(self, job: Job) -> Job:
         """One job that is due, planned anew: much may have changed since it was scheduled."""
         try:
-            plan = self.plan(job.wish)
-            _refuse(plan)
-            window = plan.outlook.window
-            if plan.action != RESTART and window is not None:
-                return self.jobs.put_off(job, window.start, window.end, "its window was missed")
-            outcome = self._run(plan)
+            with self._audited("restart/due", job.wish, job.admitted, job.by) as attempt:
+                plan = self.plan(job.wish)
+                _refuse(plan)
+                window = plan.outlook.window
+                if plan.action != RESTART and window is not None:
+                    attempt.note(action="put off", job=job.label)
+                    return self.jobs.put_off(job, window.start, window.end, "its window was missed")
+                self._gate.readmit(plan, job.admitted, job.by)
+                outcome = self._run(plan, Origin(job.wish, job.by, job.admitted, job.id), attempt)
+        except FrozenError as e:
+            end = datetime.fromisoformat(job.not_after) if job.not_after else None
+            return self.jobs.put_off(job, datetime.fromisoformat(job.not_before), end, str(e))
         except NHIError as e:
             return self.jobs.end(job, FAILED, str(e))
         return self.jobs.end(job, DONE, "; ".join(outcome.summary()))
 
-    def _run(self, plan: RestartPlan) -> Outcome:
+    def _end_jobs(self, wish: RestartWish) -> None:
+        """A job that was cut off is done with the restart that just ended. Only for who holds the lock of restarts."""
+        for job in self.jobs.all():
+            if job.status == RUNNING and set(job.services) <= set(wish.services):
+                self.jobs.end(job, DONE, "done by another restart of the same")
+
+    def _admit(self, plan: RestartPlan) -> Origin:
+        """Through the gate, but only once where the actor's own restart of the same was cut off after it."""
+        actor = current_actor()
+        for journal in abandoned(self._site.state_dir / DIRECTORY):
+            cut = origin_of(journal)
+            if cut is None or not is_same_restart(journal, (step.service for step in plan.steps)):
+                continue
+            if cut.by == actor and cut.admitted and self._site.plan_id in (None, cut.admitted):
+                self._gate.readmit(plan, cut.admitted, actor)
+                return replace(cut, wish=plan.wish)
+        return Origin(plan.wish, actor, self._gate.admit(plan))
+
+    def _origin_of(self, operation: str) -> Origin:
+        for journal in abandoned(self._site.state_dir / DIRECTORY):
+            if journal.operation == operation:
+                if origin := origin_of(journal):
+                    return origin
+                raise PreflightError(f"{journal.title} does not tell all that was asked for: ask for the same again")
+        raise PreflightError(f"there is no restart {operation} that was cut off: 'nhi recover' shows what is open")
+
+    @contextmanager
+    def _audited(
+        self, operation: str, wish: RestartWish, plan: str | None = None, actor: str | None = None
+    ) -> Iterator[Attempt]:
+        attempt = Attempt(
+            self._site.state_dir, operation, ", ".join(sorted(wish.services)), wish.as_dict(), plan=plan, actor=actor
+        )
+        try:
+            with attempt:
+                yield attempt
+        finally:
+            for warning in attempt.warnings:
+                self._site.tell(warning)
+
+    def _run(self, plan: RestartPlan, origin: Origin, attempt: Attempt) -> Outcome:
         site = self._site
-        run = RestartRun(plan, site.state_dir, GuestRestarter(site), site.health_timeout, site.tell)
+        attempt.plan = origin.admitted
+        attempt.allow()
+        run = RestartRun(plan, site.state_dir, GuestRestarter(site), site.health_timeout, site.tell, origin)
         try:
             progress = run.run().as_dict()
         except NHIError as e:
             raise RestartStoppedError(str(e), run.progress.as_dict()) from e
         finally:
+            attempt.note(action="restarted", operation=run.operation, **run.progress.as_dict())
             touched = {*run.progress.restarted, run.progress.failed}
             self._scan([step.guest for step in plan.steps if step.service in touched])
         return Outcome(changed=True, action="restarted", plan=plan, progress=progress, operation=run.operation)
@@ -222,58 +284,6 @@ class Restarts:
         except OSError as e:
             raise StateError(f"{directory} can not be made: correct state_dir or its owner") from e
         return FileLock(directory / "run.lock", "restart services", timeout=timeout)
-
-
-class GuestRestarter:
-    """Restarts units over SSH and guests through the API."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-
-    def mark(self, step: Step) -> str:
-        """systemd's id of this run of the unit; of a guest, when it was started by this host's clock."""
-        if step.how == UNIT:
-            return self._ask(step, "InvocationID")
-        with self._site.connect() as api:
-            return self._boot(api, step).isoformat()
-
-    def was_restarted(self, step: Step, mark: str) -> bool:
-        """Whether it runs another time than when it had that mark; a guest that was left stopped is started."""
-        if step.how == UNIT:
-            return self._ask(step, "InvocationID") != mark
-        with self._site.connect() as api:
-            settle(api, self._site.state_dir, check_mode=False, tell=self._site.tell)
-            return self._boot(api, step) > datetime.fromisoformat(mark) + _UPTIME_BLUR
-
-    def _boot(self, api: Api, step: Step) -> datetime:
-        status = api.get(guest_path(step.type, step.node, step.vmid, "status", "current"))
-        return datetime.now(UTC) - timedelta(seconds=float(status.get("uptime") or 0))
-
-    def restart(self, step: Step) -> None:
-        """Restart it as its own tools do."""
-        if step.how == UNIT:
-            argv = ["sh", "-c", _RESTART, "sh", step.unit or ""]
-            if (state := self._on(step, argv, _UNIT_SECONDS, f"systemctl restart {step.unit}").strip()) != "active":
-                raise PreflightError(f"unit {step.unit} on {step.guest} is {state} after its restart: look at its log")
-            return
-        settings = GuestSettings(
-            self._site.state_dir, allow_impact=True, brain_vmid=self._site.brain_vmid, tell=self._site.tell,
-            patience=Patience(wait=False),
-        )  # fmt: skip
-        with self._site.connect() as api:
-            settle(api, self._site.state_dir, check_mode=False, tell=self._site.tell)
-            GuestManager(api, Wanted(step.guest, "restarted", vmid=step.vmid), settings).run()
-
-    def _ask(self, step: Step, fact: str) -> str:
-        argv = ["systemctl", "show", f"--property={fact}", "--value", "--", step.unit or ""]
-        return self._on(step, argv, _ASK_SECONDS).strip()
-
-    def _on(self, step: Step, argv: list[str], seconds: float, what: str | None = None) -> str:
-        if step.address is None:
-            raise PreflightError(
-                f"{step.guest} has no address at which its unit could be restarted: correct its network"
-            )
-        return self._site.shell.run(step.address, argv, seconds, what)
 
 
 def _refuse(plan: RestartPlan) -> None:

@@ -22,6 +22,7 @@ from . import alerts as rules
 from .catalogue import SERVICE_TAG, CatalogueEntry
 from .errors import PermissionDeniedError, ProxmoxError
 from .lanes import run_in_lanes
+from .plain_text import printable_parts
 from .probe import ProbeResult, Target, probe_all
 from .proxmox_rows import refuse_blindness
 from .scan_facts import (
@@ -66,6 +67,11 @@ class ScanResult:
     api_calls: int
     read_guests: int
     durations: dict[str, float]
+
+    def __post_init__(self) -> None:
+        # Names, notes and what services answered are up to whoever owns a guest: from here on they are only text.
+        self.infrastructure = printable_parts(self.infrastructure)
+        self.found_alerts = printable_parts(self.found_alerts)
 
 
 class Scanner:

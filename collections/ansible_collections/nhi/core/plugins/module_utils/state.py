@@ -8,7 +8,8 @@ bytes whose SHA-256 is in state.json.checksum. A write therefore
 
 1. makes sure that state.json is the one that the checksum names (finishing a write that died half-way),
 2. writes state.json.tmp and the new checksum aside and flushes both and their names to the disk,
-3. renames the checksum into place: from here on the new document is the state, read from state.json.tmp,
+3. renames the checksum into place: from here on the new document is the state, read from state.json.tmp (where several
+   Brains share a lock, only if that is still ours and nobody with a higher fencing number wrote meanwhile),
 4. renames state.json.tmp to state.json.
 
 Readers take no lock and need no write permission.
@@ -27,10 +28,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConflictError, StateCorruptError, StateError, StateInvalidError, StateMissingError
+from .errors import (
+    ConflictError,
+    LockLostError,
+    StateCorruptError,
+    StateError,
+    StateInvalidError,
+    StateMissingError,
+)
 from .files import discard, explain, read_if_exists, sync_directory, sync_file, write_new
 from .history import History
-from .lock import FileLock
+from .shared_lock import STATE_LOCK, SharedLock
 from .snapshots import KnownState
 from .state_document import Document, canonical_bytes, checksum_of, parse_document, stamped
 from .state_validation import validate_document
@@ -46,6 +54,7 @@ DAMAGES = (StateCorruptError, StateInvalidError, StateMissingError)
 
 _CHECKSUM_LINE = re.compile(rb"([0-9a-f]{64})(?:[ ][ *]state\.json)?\s*")
 _REVISION = re.compile(rb'"revision": (\d{1,15})\b')
+_FENCE = re.compile(rb'^    "fence": (\d{1,16})\b', re.MULTILINE)
 _BELIEVABLE_REVISIONS = 1_000_000
 _SCAN_HINT = "run a scan (`nhi scan` or playbooks/scan.yml)"
 _REREAD_PAUSE_SECONDS = 0.02
@@ -160,31 +169,36 @@ class StateStore:
 
         document must be valid. Its revision, topology fingerprint and order of lists are set here, in a copy.
         """
-        with self._writing() as current:
-            _compare(current, expected_checksum, self.path)
-            return self._replace(current, document)
+        with self._writing(expected_checksum) as (lock, current):
+            _compare(current.checksum if current else None, expected_checksum, self.path)
+            return self._replace(lock, current, document)
 
     def amend(self, change: Callable[[Document | None], Document]) -> StateSnapshot:
         """Change the state while nobody else can write it: for a change that only computes, and so never conflicts.
 
         change gets the current document (None before the first scan), leaves it as it is, and returns the new one.
         """
-        with self._writing() as current:
-            return self._replace(current, change(current.document if current else None))
+        with self._writing() as (lock, current):
+            return self._replace(lock, current, change(current.document if current else None))
 
     @contextmanager
-    def _writing(self) -> Iterator[StateSnapshot | None]:
+    def _writing(self, expected_checksum: str | None = None) -> Iterator[tuple[SharedLock, StateSnapshot | None]]:
         with self._reported("written"):
             self.directory.mkdir(parents=True, exist_ok=True)
-            with self._locked("write the state"):
-                yield self._settled()
+            with self._locked("write the state") as lock:
+                if expected_checksum and (recorded := self._recorded()):
+                    # What the checksum names is the state: of many writers most are told so without reading it.
+                    _compare(recorded, expected_checksum, self.path)
+                yield lock, self._settled()
 
-    def _replace(self, current: StateSnapshot | None, document: Mapping[str, Any]) -> StateSnapshot:
+    def _replace(self, lock: SharedLock, current: StateSnapshot | None, document: Mapping[str, Any]) -> StateSnapshot:
         validate_document(document, current.document if current else None)
-        new = stamped(document, current.revision + 1 if current else 1, self._graph())
+        # Whoever writes without a lease keeps the number: it says after whom nobody may write.
+        fence = lock.fence or (current.document["meta"].get("fence") if current else None)
+        new = stamped(document, current.revision + 1 if current else 1, self._graph(), fence)
         raw = canonical_bytes(new)
         checksum = checksum_of(raw)
-        self._publish(raw, checksum)
+        self._publish(lock, raw, checksum)
         return StateSnapshot(new, checksum, self.path)
 
     def update(
@@ -230,12 +244,13 @@ class StateStore:
         """Accept state.json as it is, if it is a valid document; True when its checksum had to be replaced."""
         if self.edited() is None:
             return False
-        with self._reported("written"), self._locked("regenerate the checksum"):
+        with self._reported("written"), self._locked("regenerate the checksum") as lock:
             edited = self.edited()
             if edited is None:
                 return False
             sync_file(self.path)
             self._prepare_checksum(edited.checksum)
+            self._still_ours(lock)
             self._new_checksum.replace(self._checksum)
             sync_directory(self.directory)
         return True
@@ -246,7 +261,7 @@ class StateStore:
         The damaged file stays beside it as `state.json.damaged-CHECKSUM`. A state that can be used is never replaced:
         then it is returned as it is. document must be valid; its revision is set above every one that was used.
         """
-        with self._reported("written"), self._locked("restore the state"):
+        with self._reported("written"), self._locked("restore the state") as lock:
             with contextlib.suppress(*DAMAGES):
                 return self.validate()
             leftovers = [raw for raw in (read_if_exists(self.path), read_if_exists(self._temporary)) if raw is not None]
@@ -254,14 +269,16 @@ class StateStore:
                 write_new(self.directory / f"{STATE_NAME}.damaged-{checksum_of(raw)[:12]}", raw)
             sync_directory(self.directory)
             if document is None:
+                self._still_ours(lock)
                 discard(self._temporary)
                 self.path.unlink(missing_ok=True)
                 sync_directory(self.directory)
                 return None
             validate_document(document)
-            new = stamped(document, _revision_after(document["meta"]["revision"], leftovers), self._graph())
+            revision = _revision_after(document["meta"]["revision"], leftovers)
+            new = stamped(document, revision, self._graph(), lock.fence or self._highest_fence() or None)
             raw = canonical_bytes(new)
-            self._publish(raw, checksum_of(raw))
+            self._publish(lock, raw, checksum_of(raw))
             return StateSnapshot(new, checksum_of(raw), self.path)
 
     def _settled(self) -> StateSnapshot | None:
@@ -277,10 +294,13 @@ class StateStore:
             sync_directory(self.directory)
         return StateSnapshot(parse_document(raw, self.path), checksum, self.path)
 
-    def _publish(self, raw: bytes, checksum: str) -> None:
+    def _publish(self, lock: SharedLock, raw: bytes, checksum: str) -> None:
+        # Twice: not even a name that another writer uses is taken from it.
+        self._still_ours(lock)
         try:
             write_new(self._temporary, raw)
             self._prepare_checksum(checksum)
+            self._still_ours(lock)
             self._new_checksum.replace(self._checksum)
         except BaseException:
             # The failure of a rename is not always the truth (NFS): never discard what the checksum names.
@@ -311,9 +331,31 @@ class StateStore:
             return checksum_of(raw)
 
     @contextmanager
-    def _locked(self, operation: str) -> Iterator[None]:
-        with FileLock(self.directory / "state.lock", operation, timeout=self._lock_timeout):
-            yield
+    def _locked(self, operation: str) -> Iterator[SharedLock]:
+        with SharedLock(
+            self.directory, STATE_LOCK, operation, timeout=self._lock_timeout, floor=self._highest_fence
+        ) as lock:
+            yield lock
+
+    def _still_ours(self, lock: SharedLock) -> None:
+        """Refuse to touch what another Brain wrote after this one lost the lock: LockLostError, LockBackendError.
+
+        Redis is asked last: what it confirms holds for the time that follows.
+        """
+        if lock.fence is None:
+            return
+        expected = self._recorded()
+        for raw in (read_if_exists(self.path), read_if_exists(self._temporary)):
+            if raw is not None and checksum_of(raw) == expected and (found := _fence_in(raw)) > lock.fence:
+                raise LockLostError(
+                    f"{self.path} was written under fence {found} since this run got the lock under fence "
+                    f"{lock.fence}: another Brain has it now. Nothing was written; run again."
+                )
+        lock.confirm()
+
+    def _highest_fence(self) -> int:
+        """The highest fencing number in what is there, damaged or not; 0 where there is none."""
+        return max(_fence_in(read_if_exists(path) or b"") for path in (self.path, self._temporary))
 
     @contextmanager
     def _reported(self, verb: str) -> Iterator[None]:
@@ -324,14 +366,19 @@ class StateStore:
             raise StateError(f"{error.filename or self.path} can not be {verb}: {explain(error)}. {hint}") from error
 
 
+def _fence_in(raw: bytes) -> int:
+    """The fencing number that a document says it was written under; 0 where it has none."""
+    found = _FENCE.search(raw)
+    return int(found[1]) if found else 0
+
+
 def _revision_after(known: int, leftovers: Iterable[bytes]) -> int:
     """A revision that nobody used: above the known one, and above what damaged bytes say where that can be true."""
     said = [int(number) for raw in leftovers for number in _REVISION.findall(raw)]
     return max([known, *(number for number in said if number < known + _BELIEVABLE_REVISIONS)]) + 1
 
 
-def _compare(current: StateSnapshot | None, expected: str | None, path: Path) -> None:
-    found = current.checksum if current else None
+def _compare(found: str | None, expected: str | None, path: Path) -> None:
     if found != expected:
         raise ConflictError(
             f"{path} changed since it was read (expected checksum {_short(expected)}, found {_short(found)}): "

@@ -76,8 +76,11 @@ def empty_document(by: Mapping[str, str], at: datetime) -> Document:
     return document
 
 
-def stamped(document: Mapping[str, Any], revision: int, graph: Any = None) -> Document:
-    """The document as it will be written: lists in their order, revision and fingerprint set; the input stays as is."""
+def stamped(document: Mapping[str, Any], revision: int, graph: Any = None, fence: int | None = None) -> Document:
+    """The document as it will be written: lists in their order, revision, fingerprint and fence set.
+
+    The input stays as it is.
+    """
     result: Document = dict(document)
     infrastructure = dict(result["infrastructure"])
     for name, _unique, keys in _LISTS:
@@ -90,6 +93,9 @@ def stamped(document: Mapping[str, Any], revision: int, graph: Any = None) -> Do
         "revision": revision,
         "topology_fingerprint": topology_fingerprint(result, graph),
     }
+    result["meta"].pop("fence", None)
+    if fence is not None:
+        result["meta"]["fence"] = fence
     return result
 
 

@@ -72,6 +72,8 @@ _META = _object(
         "topology_fingerprint": {"type": "string", "pattern": r"^sha256:[0-9a-f]{64}$"},
     }
 )
+# Only where several Brains share a lock: the number of whoever wrote this document (see lease.py).
+_META["properties"]["fence"] = {"type": "integer", "minimum": 1, "maximum": 2**53 - 1}
 
 _NODE = _object(
     {

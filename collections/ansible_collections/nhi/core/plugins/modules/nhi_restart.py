@@ -19,12 +19,17 @@ description:
     scheduled for the next safe window. Something has to look for what is due, such as the timer of the role
     P(nhi.core.restart_timer#role).
   - A service without C(can_restart_without_approval) in the dependency graph is restarted only if O(confirm) names it.
+  - Where a policy is in force, a restart of services with C(can_restart_without_approval), in their safe hours, is the
+    operation V(restart) of the policy. Any other is V(restart_guarded). What is scheduled is let through when it is
+    asked for; when its hour comes it only has to be still the same.
   - The Brain is never restarted.
   - Every step is written down before it is taken. Killed in the middle, the same again goes on where it was.
 extends_documentation_fragment:
   - nhi.core.attributes
+  - nhi.core.gate
   - nhi.core.proxmox
   - nhi.core.state
+  - nhi.core.ssh
 attributes:
   check_mode:
     support: full
@@ -85,18 +90,6 @@ options:
     description: VMID of the Brain. A guest with the tag C(brain) is the Brain too.
     type: int
     default: 100
-  ssh_user:
-    description: User on the guests. Anybody but V(root) needs C(sudo) without a password there.
-    type: str
-    default: root
-  ssh_private_key:
-    description: File of the SSH key for the guests. What the SSH client finds itself is used if not specified.
-    type: path
-  known_hosts:
-    description: File with the host keys of the guests, as M(nhi.core.nhi_vm) records them. Others are not logged in to.
-    type: path
-requirements:
-  - OpenSSH client
 seealso:
   - module: nhi.core.nhi_dependency_info
   - module: nhi.core.nhi_vm
@@ -133,7 +126,8 @@ action:
   type: str
   sample: restarted
 plan:
-  description: The steps in order, the checks that were made, what depends on the services, and when it is safe.
+  description: The steps in order, the checks that were made, what depends on the services, and when it is safe. In
+    check mode, where a policy is in force, also C(plan_id), C(needs_approval), C(decision), C(reason), C(expires_at).
   returned: success, if O(services) is specified
   type: dict
   sample:
@@ -142,6 +136,12 @@ plan:
              text: 'Restart redis-cache: unit redis-server on redis-cache; then wait for redis :6379'}]
     preflight: [{check: approved, passed: true, message: 'every service may be restarted, or was confirmed'}]
     duration_seconds: 1.2
+how_to_apply:
+  description: In check mode, where a policy is in force, how to apply this plan.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 restarted:
   description: Services that were restarted and are well.
   returned: if something was begun, also on failure
@@ -203,7 +203,9 @@ summary:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nhi.core.plugins.module_utils._gate_args import GATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import PROXMOX_ARGS
+from ansible_collections.nhi.core.plugins.module_utils._ssh_args import SSH_ARGS
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import load_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.dependency_report import named
@@ -216,6 +218,8 @@ from ansible_collections.nhi.core.plugins.module_utils.restarts import Restarts,
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **PROXMOX_ARGS,
     **STATE_ARGS,
+    **GATE_ARGS,
+    **SSH_ARGS,
     "services": {"type": "list", "elements": "str"},
     "due": {"type": "bool", "default": False},
     "cancel": {"type": "str"},
@@ -227,9 +231,6 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "health_timeout": {"type": "float", "default": 60.0},
     "guest_health_port": {"type": "int", "default": 22},
     "brain_vmid": {"type": "int", "default": 100},
-    "ssh_user": {"type": "str", "default": "root"},
-    "ssh_private_key": {"type": "path", "no_log": False},
-    "known_hosts": {"type": "path"},
 }
 
 
@@ -249,8 +250,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         params["whole_guests"],
     )  # fmt: skip
     outcome = restarts.request(wish, check_mode=module.check_mode)
-    for check in outcome.plan.failed if outcome.plan else ():
-        module.warn(f"Refused outside check mode: {check.message}")
+    refused = [f"Refused outside check mode: {c.message}" for c in (outcome.plan.failed if outcome.plan else ())]
+    for text in (*outcome.warnings, *refused):
+        module.warn(text)
     return {**outcome.as_dict(), **restarts.listing()}
 
 

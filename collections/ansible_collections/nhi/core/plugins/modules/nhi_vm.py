@@ -603,7 +603,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest import CLONE, CREATE
 from ansible_collections.nhi.core.plugins.module_utils.guest_capacity import Overcommit
-from ansible_collections.nhi.core.plugins.module_utils.guest_guards import plan_result, plan_warnings
+from ansible_collections.nhi.core.plugins.module_utils.guest_guards import as_result, plan_result, plan_warnings
 from ansible_collections.nhi.core.plugins.module_utils.guest_host_key import (
     NO_KEY,
     Known,
@@ -722,7 +722,7 @@ def settings_from_params(
 
 def result_of(outcome: Outcome) -> dict[str, Any]:
     """What the module returns."""
-    return {
+    return as_result({
         **plan_result(outcome.plan),
         "vm": outcome.vm,
         "vmid": None if outcome.vm is None else outcome.vm["vmid"],
@@ -730,7 +730,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
         "restart_required": outcome.plan.restart_required,
         "operation": outcome.operation,
         "host_key": None,
-    }
+    })  # fmt: skip
 
 
 def settle_host_key(module: AnsibleModule, api: Api, outcome: Outcome) -> Recorded | None:

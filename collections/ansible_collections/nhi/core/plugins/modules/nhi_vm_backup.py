@@ -286,6 +286,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_backup_manager impo
     BackupRun,
 )
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import (
+    as_result,
     guards_from_params,
     plan_result,
     plan_warnings,
@@ -349,12 +350,12 @@ def work(client: ProxmoxClient, params: dict[str, Any], run: BackupRun) -> Backu
 
 def result_of(outcome: BackupOutcome) -> dict[str, Any]:
     """What the module returns."""
-    return {
+    return as_result({
         **plan_result(outcome.plan),
         "backup": outcome.backup.as_dict() if outcome.backup else None,
         "backups": [b.as_dict() for b in outcome.backups],
         "vm": outcome.vm,
-    }
+    })  # fmt: skip
 
 
 def main() -> None:

@@ -83,6 +83,7 @@ from ansible_collections.nhi.core.plugins.module_utils.guest_backup import Backu
 from ansible_collections.nhi.core.plugins.module_utils.guest_backup_reader import every_backup
 from ansible_collections.nhi.core.plugins.module_utils.guest_reader import read_cluster
 from ansible_collections.nhi.core.plugins.module_utils.guest_work import the_guest
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable, printable_lines, printable_parts
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **PROXMOX_ARGS,
@@ -109,8 +110,8 @@ def main() -> None:
     except NHIError as e:
         module.fail_json(msg=str(e))
     for line in unread:
-        module.warn(line)
-    module.exit_json(changed=False, backups=[b.as_dict() for b in backups])
+        module.warn(printable(line))
+    module.exit_json(changed=False, backups=printable_parts([b.as_dict() for b in backups], printable_lines))
 
 
 if __name__ == "__main__":

@@ -202,6 +202,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.graph import find_graph
 from ansible_collections.nhi.core.plugins.module_utils.guest import guest_facts
 from ansible_collections.nhi.core.plugins.module_utils.guest_guards import (
+    as_result,
     guards_from_params,
     plan_result,
     plan_warnings,
@@ -233,11 +234,11 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 def result_of(outcome: SnapshotOutcome) -> dict[str, Any]:
     """What the module returns."""
-    return {
+    return as_result({
         **plan_result(outcome.plan),
         "vm": guest_facts(outcome.found) if outcome.found else None,
         "snapshots": [s.as_dict() for s in outcome.snapshots],
-    }
+    })  # fmt: skip
 
 
 def main() -> None:

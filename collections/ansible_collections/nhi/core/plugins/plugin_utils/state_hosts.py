@@ -15,7 +15,10 @@ from typing import Any
 from ansible_collections.nhi.core.plugins.module_utils.state_document import age_seconds, freshness_at
 
 _NOT_IN_GROUP_NAMES = re.compile(r"[^A-Za-z0-9_]")
-_RESERVED_NAMES = frozenset({"all", "ungrouped", "localhost"})
+# What Ansible takes for a group or for the controller itself.
+_RESERVED_NAMES = frozenset({"all", "ungrouped", "localhost", "127.0.0.1", "::1"})
+# As Proxmox VE accepts names. Ansible makes the path of a file with variables from a host's name.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 _COPIED_FACTS = (
     "vmid",
     "type",
@@ -74,14 +77,17 @@ def inventory_hosts(
 
 
 def host_names(guests: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Name each guest; where a name is missing, shared or means something to Ansible the VMID is added."""
+    """Name each guest; where a name is missing, shared or means something to Ansible the VMID is added.
+
+    Where the name could not be that of a guest, its type stands in its place.
+    """
     guests = list(guests)
     uses = Counter(guest["name"] for guest in guests)
     taken = {name for name, count in uses.items() if name and count == 1}
     names = []
     for guest in guests:
-        name: str = guest["name"] or guest["type"]
-        if uses[guest["name"]] > 1 or not guest["name"] or name in _RESERVED_NAMES:
+        name: str = guest["name"] if _PLAIN_NAME.fullmatch(guest["name"] or "") else guest["type"]
+        if uses[guest["name"]] > 1 or name != guest["name"] or name.lower() in _RESERVED_NAMES:
             name = f"{name}-{guest['vmid']}"
             while name in taken:
                 name = f"{name}-{guest['vmid']}"

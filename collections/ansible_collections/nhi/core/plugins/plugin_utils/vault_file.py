@@ -1,10 +1,14 @@
 # Copyright (c) 2026, NHI contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The secrets of one guest in one file that is encrypted as a whole, with the vault password of the running Ansible."""
+"""The secrets of one guest, or of one part of the lab, in one file that is encrypted as a whole.
+
+The password is that of the running Ansible's vault.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +30,10 @@ SERVICES = "services"
 
 
 class VaultFile:
-    """``SERVICES/GUEST.yml`` in a vault's directory."""
+    """``FOLDER/NAME.yml`` in a vault's directory; guests are in ``SERVICES``."""
 
-    def __init__(self, directory: Path, guest: str, vault: VaultLib) -> None:
-        self.path = directory / SERVICES / f"{guest}.yml"
+    def __init__(self, directory: Path, name: str, vault: VaultLib, folder: str = SERVICES) -> None:
+        self.path = directory / folder / f"{name}.yml"
         self._vault = vault
 
     def locked(self) -> FileLock:
@@ -83,7 +87,9 @@ class VaultFile:
                 f"There is no vault password to encrypt {self.path} with: set vault_password_file in ansible.cfg,"
                 " or run with --ask-vault-pass"
             )
-        text = "---\n" + yaml.safe_dump(dict(values), sort_keys=True)
+        # Strings that come from a playbook are Ansible's own kind, which YAML does not know.
+        plain = json.loads(json.dumps(dict(values)))
+        text = "---\n" + yaml.safe_dump(plain, sort_keys=True)
         encrypted: bytes = self._vault.encrypt(text)
         return encrypted
 

@@ -10,10 +10,12 @@ import json
 import socket
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.deployment import Record
 from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import (
     NOON,
     full_document,
@@ -21,9 +23,9 @@ from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_document
     make_document,
     make_guest,
 )
-from nhi_services.status import render, status_of
+from nhi_services.status import policy_alerts, render, status_of
 from nhi_services.table import Cell, Screen, lines_of, screen_of
-from nhi_services.words import age_in_words, amount, printable
+from nhi_services.words import age_in_words, amount
 
 
 class Terminal(io.StringIO):
@@ -156,6 +158,40 @@ def test_a_deployment_that_was_cut_off_is_a_warning_that_says_what_to_do() -> No
     assert "deployment of redis-cache (redis) was cut off: ada began it" in alert.message
     assert "playbooks/service.yml -e service=redis -e purpose=cache`" in alert.message
     assert "playbooks/remove_service.yml -e guest=redis-cache -e confirm=redis-cache`" in alert.message
+
+
+def test_guests_that_only_the_policy_protects_are_told(tmp_path: Path) -> None:
+    guests = [
+        make_guest(100, name="brain-vm", type="qemu", protection=True),
+        make_guest(102, name="postgres-lxc", protection=False),
+        make_guest(103, name="vectors", tags=["kept"], protection=None),
+        make_guest(105, name="redis-cache", protection=False),
+        make_guest(9000, name="postgres-lxc", template=True, protection=False),
+    ]
+    document = make_document(guests)
+    assert policy_alerts(document, tmp_path, NOON) == []
+    protected = {"guests": ["brain-vm", "postgres-*"], "tags": ["kept"]}
+    policy = {"schema_version": 1, "operators": ["ada"], "rules": [], "protected": protected}
+    (tmp_path / "policy.json").write_text(json.dumps(policy))
+    alerts = policy_alerts(document, tmp_path, NOON)
+    assert [(alert.severity, alert.message) for alert in alerts] == [
+        (
+            "warning",
+            "LXC 102 postgres-lxc is protected by the policy, but not in Proxmox VE: set protection: true (nhi_vm).",
+        ),
+        (
+            "warning",
+            "Whether Proxmox VE protects LXC 103 vectors, like the policy, is unknown: scan it.",
+        ),
+    ]
+    assert status_of(document, NOON, more=alerts).alerts == tuple(alerts)
+
+
+def test_a_broken_policy_does_not_hide_the_lab(tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_text("{")
+    (alert,) = policy_alerts(make_document(), tmp_path, NOON)
+    assert alert.severity == "critical"
+    assert "nothing is allowed until it is corrected" in alert.message
 
 
 def test_programs_get_the_same() -> None:

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The `nhi` command.
 
-Exit codes: 0 done, 1 it can not be done (the reason is one line on stderr), 2 wrong usage or settings, 130 interrupted.
+Exit codes: 0 done, 1 it can not be done (the reason is one line on stderr), 2 wrong usage or settings, 130 interrupted;
+`nhi doctor` has its own, and `nhi exec` ends with that of the command it runs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ansible_collections.nhi.core.plugins.module_utils.dependency_report import 
 from ansible_collections.nhi.core.plugins.module_utils.deployment import unfinished
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.moments import in_words
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.plugins.module_utils.plan_store import PlanStore
 from ansible_collections.nhi.core.plugins.module_utils.restart_plan import RestartWish
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
@@ -29,25 +31,29 @@ from nhi_services import (
     audit_command,
     costs_command,
     deps_command,
+    doctor_command,
+    hands_command,
     history_cli,
     history_commands,
+    lock_command,
     plan_command,
+    recover_command,
     restart_command,
     scan_command,
     service_command,
     state_commands,
 )
 from nhi_services.settings import Settings, SettingsError, read_secret, read_settings
-from nhi_services.status import render, status_of
+from nhi_services.status import policy_alerts, render, status_of
 from nhi_services.table import screen_of
-from nhi_services.words import printable
 
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 
-Command = Callable[[Settings, argparse.Namespace], None]
+# Those that end with a code of their own return it.
+Command = Callable[[Settings, argparse.Namespace], int | None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,11 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             # What the terminal has no character for is shown as an escape, not as a traceback.
             stream.reconfigure(errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
+    words, arguments_of_command = hands_command.split(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words)
+    arguments.words = arguments_of_command
     try:
         settings = read_settings(os.environ, file=arguments.config, state_dir=arguments.state_dir)
         command: Command = arguments.command
-        command(settings, arguments)
+        code = command(settings, arguments)
         sys.stdout.flush()
     except SettingsError as error:
         return _complain(error, WRONG_USAGE)
@@ -72,11 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough; the interpreter must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    return 0
+    return code or 0
 
 
 def _complain(message: object, code: int) -> int:
-    print(f"nhi: {message}", file=sys.stderr)
+    print(f"nhi: {printable(str(message))}", file=sys.stderr)
     return code
 
 
@@ -97,8 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     history_cli.add_history(commands, _add)
     _add_plans(commands)
     _add_freeze(commands)
+    recover_command.add_to(commands, _add)
+    doctor_command.add_to(commands, _add)
     audit_command.add_to(commands, _add)
     costs_command.add_to(commands, _add)
+    hands_command.add_to(commands, _add)
+    lock_command.add_to(commands, _add)
     return parser
 
 
@@ -138,6 +150,7 @@ def _add_restart(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--confirm", action="append", default=[], metavar="SERVICE", help="its restart is meant")
     parser.add_argument("--now", action="store_true", help="do not wait for the safe window; needs --confirm then")
     parser.add_argument("--check", action="store_true", help="show the plan, and do nothing")
+    parser.add_argument("--plan", metavar="PLAN", help="number of the plan of a dry run")
     parser = _add(commands, "restarts", "Show, cancel or do the restarts that are scheduled.", _restarts)
     parser.add_argument("action", nargs="?", choices=restart_command.ACTIONS, default="list", help="list if not given")
     parser.add_argument("which", nargs="?", metavar="ID", help="what to cancel: an id, or a service")
@@ -190,7 +203,9 @@ def _add_freeze(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _status(settings: Settings, arguments: argparse.Namespace) -> None:
     document = StateStore(settings.state_dir).read().document
-    status = status_of(document, utc_now(), unfinished(settings.state_dir))
+    now = utc_now()
+    more = policy_alerts(document, settings.state_dir, now)
+    status = status_of(document, now, unfinished(settings.state_dir), more)
     if arguments.json:
         print(state_commands.as_text(status.as_data()))
     else:
@@ -216,7 +231,8 @@ def _deps(settings: Settings, arguments: argparse.Namespace) -> None:
 def _restart(settings: Settings, arguments: argparse.Namespace) -> None:
     wish = RestartWish(tuple(named(arguments.services)), frozenset(named(arguments.confirm)), arguments.now)
     secret = read_secret(settings, os.environ)
-    print("\n".join(restart_command.restart(settings, secret, wish, check=arguments.check)))
+    lines = restart_command.restart(settings, secret, wish, check=arguments.check, plan_id=arguments.plan)
+    print("\n".join(lines))
 
 
 def _restarts(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -244,7 +260,7 @@ def _scan(settings: Settings, arguments: argparse.Namespace) -> None:
 def _validate(settings: Settings, arguments: argparse.Namespace) -> None:
     store = StateStore(settings.state_dir)
     for line in state_commands.validate(store, regenerate=arguments.regenerate_checksum, verbose=arguments.verbose):
-        print(line)
+        print(printable(line))
 
 
 def _show(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -286,8 +302,8 @@ def _reject(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _freeze(settings: Settings, arguments: argparse.Namespace) -> None:
-    print("\n".join(plan_command.freeze_changes(settings, " ".join(arguments.reason))))
+    print("\n".join(map(printable, plan_command.freeze_changes(settings, " ".join(arguments.reason)))))
 
 
 def _unfreeze(settings: Settings, _arguments: argparse.Namespace) -> None:
-    print(plan_command.unfreeze_changes(settings))
+    print(printable(plan_command.unfreeze_changes(settings)))

@@ -13,6 +13,7 @@ from ansible_collections.nhi.core.plugins.module_utils.graph import require_grap
 from ansible_collections.nhi.core.plugins.module_utils.graph_picture import mermaid, svg
 from ansible_collections.nhi.core.plugins.module_utils.graph_places import places
 from ansible_collections.nhi.core.plugins.module_utils.graph_schema import GRAPH_SCHEMA
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.plugins.module_utils.restart_history import RestartHistory
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 
@@ -54,14 +55,14 @@ def _text(report: dict[str, Any], screen: Screen) -> Iterator[str]:
     yield from lines_of(screen, _HEADINGS, [_row(s) for s in shown], flexible="NEEDS")
     yield ""
     if restart:
-        yield f"Stop order: {' -> '.join(restart['stop_order'])}"
-        yield from restart["summary"]
+        yield printable(f"Stop order: {' -> '.join(restart['stop_order'])}")
+        yield from map(printable, restart["summary"])
         if restart["needs_approval"]:
-            yield f"Needs approval: {', '.join(restart['needs_approval'])}"
+            yield printable(f"Needs approval: {', '.join(restart['needs_approval'])}")
     else:
-        yield f"Start order: {' -> '.join(report['start_order'])}"
+        yield printable(f"Start order: {' -> '.join(report['start_order'])}")
         yield f"Hours are those of {report['time_zone']}."
-        yield from report["warnings"]
+        yield from map(printable, report["warnings"])
 
 
 def _row(service: dict[str, Any]) -> list[Cell]:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible_collections.nhi.core.plugins.module_utils.history import list_snapshots
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 
 from nhi_services import history_commands, state_commands
 from nhi_services.settings import Settings, read_secret
 from nhi_services.table import screen_of
-from nhi_services.words import printable
 
 Commands = argparse._SubParsersAction
 # Makes the parser of a command: where, its name, what it is about, what it does.

@@ -13,12 +13,13 @@ from ansible_collections.nhi.core.plugins.module_utils.audit_entry import DONE
 from ansible_collections.nhi.core.plugins.module_utils.errors import AuditError, PolicyError
 from ansible_collections.nhi.core.plugins.module_utils.freeze import freeze, frozen, unfreeze
 from ansible_collections.nhi.core.plugins.module_utils.lock import current_person
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.plugins.module_utils.plan_store import PlanStore, StoredPlan
 from ansible_collections.nhi.core.plugins.module_utils.policy import NAME, Policy, find_policy
 from ansible_collections.nhi.core.plugins.module_utils.state_document import age_seconds, utc_now
 
 from nhi_services.table import Cell, Screen, lines_of
-from nhi_services.words import age_in_words, printable
+from nhi_services.words import age_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import read_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.errors import RestartError
+from ansible_collections.nhi.core.plugins.module_utils.guest_guards import how_to_apply
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.plugins.module_utils.restart_jobs import FAILED, job_lines
 from ansible_collections.nhi.core.plugins.module_utils.restart_site import site_from_params
 from ansible_collections.nhi.core.plugins.module_utils.restarts import Restarts
@@ -28,9 +30,14 @@ ACTIONS: Final = ("list", "cancel", "run")
 _HEADINGS: Final = ("ID", "STATUS", "NOT BEFORE (UTC)", "SERVICES", "BY", "WHAT HAPPENED")
 
 
-def restart(settings: Settings, secret: str | None, wish: RestartWish, *, check: bool) -> list[str]:
+def restart(
+    settings: Settings, secret: str | None, wish: RestartWish, *, check: bool, plan_id: str | None = None
+) -> list[str]:
     """Restart or schedule; what to print."""
-    return _restarts(settings, secret).request(wish, check_mode=check).summary()
+    outcome = restarts_of(settings, secret, plan_id=plan_id).request(wish, check_mode=check)
+    for text in outcome.warnings:
+        _tell(text)
+    return list(map(printable, [*outcome.summary(), *how_to_apply(outcome.ticket, "--plan ")]))
 
 
 def restarts(
@@ -40,14 +47,14 @@ def restarts(
     if (action == "cancel") != (which is not None):
         raise SettingsError("Say 'nhi restarts cancel ID', or no ID for the other actions.")
     # Whoever only looks needs no token.
-    known = _restarts(settings, secret, needs_api=action == "run")
+    known = restarts_of(settings, secret, needs_api=action == "run")
     if which is not None:
         outcome = known.cancel(which)
-        yield f"{outcome.job.label if outcome.job else which} is {outcome.action}."
+        yield printable(f"{outcome.job.label if outcome.job else which} is {outcome.action}.")
         return
     if action == "run":
         ended = known.run_due()
-        yield from job_lines(ended)
+        yield from map(printable, job_lines(ended))
         if failed := [job for job in ended if job.status == FAILED]:
             raise RestartError("; ".join(f"{job.label}: {job.message}" for job in failed))
         return
@@ -55,7 +62,10 @@ def restarts(
     yield from [as_text(listing)] if as_json else _table(listing, screen)
 
 
-def _restarts(settings: Settings, secret: str | None, *, needs_api: bool = True) -> Restarts:
+def restarts_of(
+    settings: Settings, secret: str | None, *, needs_api: bool = True, plan_id: str | None = None
+) -> Restarts:
+    """Restarts as the settings have it; SettingsError names what is missing to reach the API."""
     proxmox = {**settings.proxmox, "api_token_secret": secret}
     if needs_api:
         require_proxmox(proxmox)
@@ -67,13 +77,15 @@ def _restarts(settings: Settings, secret: str | None, *, needs_api: bool = True)
         "known_hosts": settings.restart["known_hosts"] or str(settings.state_dir / "known_hosts"),
         "state_dir": str(settings.state_dir),
         "dependency_graph": settings.dependency_graph,
+        "policy": None,
+        "plan_id": plan_id,
         "guest_health_port": settings.scan["guest_health_port"],
     }
     return Restarts(site_from_params(params, read_catalogue(settings.catalogue), "nhi restart", _tell))
 
 
 def _tell(text: str) -> None:
-    print(f"nhi: {text}", file=sys.stderr)
+    print(f"nhi: {printable(text)}", file=sys.stderr)
 
 
 def _table(listing: dict[str, Any], screen: Screen) -> Iterator[str]:
@@ -87,7 +99,7 @@ def _table(listing: dict[str, Any], screen: Screen) -> Iterator[str]:
     else:
         yield "No restart is scheduled."
     for one in listing["cut_off"]:
-        yield f"{one['title']} was cut off: {one['told']}."
+        yield printable(f"{one['title']} was cut off: {one['told']}.")
         yield f"The same again goes on with it; 'nhi restarts cancel {one['operation']}' forgets it."
     if any(j["status"] == "scheduled" for j in listing["jobs"]) and not listing["watched"]:
         yield "Nobody has looked for what is due in the last ten minutes: is nhi-restarts.timer running?"

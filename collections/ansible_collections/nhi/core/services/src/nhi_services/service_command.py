@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import read_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.deployment import unfinished
+from ansible_collections.nhi.core.plugins.module_utils.plain_text import printable
 from ansible_collections.nhi.core.plugins.module_utils.service_list import (
     CATALOGUE_HEADINGS,
     RUNNING_HEADINGS,
@@ -43,6 +44,6 @@ def render(listing: dict[str, Any], screen: Screen) -> Iterator[str]:
     else:
         yield "No service is known to run."
     yield ""
-    yield from unfinished_lines(listing)
+    yield from map(printable, unfinished_lines(listing))
     offered = [list(map(Cell, row)) for row in catalogue_rows(listing)]
     yield from lines_of(screen, CATALOGUE_HEADINGS, offered, flexible="WHAT IT IS")

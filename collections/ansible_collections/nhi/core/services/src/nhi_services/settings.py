@@ -114,6 +114,15 @@ def read_settings(
     )
 
 
+def proxmox_variables(settings: Settings) -> dict[str, str]:
+    """The same settings as variables, for a program that reads only these; without the secret."""
+    return {
+        variable: str(value).lower() if kind is bool else str(value)
+        for name, (variable, kind) in _PROXMOX_VARIABLES.items()
+        if (value := settings.proxmox.get(name)) is not None
+    }
+
+
 def _restart(environment: Mapping[str, str], given: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """How to restart, under the names of the module's options."""
     _refuse_unknown(given, tuple(_RESTART_DEFAULTS), f"[restart] of {path}")

@@ -63,15 +63,23 @@ def _details(snapshot: StateSnapshot) -> Iterator[str]:
 
 
 def show(document: Document, where: str, path: str | None, *, as_json: bool) -> str:
-    """The whole document, or what path names in it: a text as it is, anything else as JSON. where is for messages."""
+    """The whole document, or what path names in it: a text without quotes, anything else as JSON.
+
+    where is for messages.
+    """
     value = document if path is None else look_up(document, path)
     if as_json or not (value is None or isinstance(value, str)):
         return as_text(value)
     if value is None:
         raise StateError(f"{path!r} names nothing in {where}; with --json that is null.")
-    return value
+    return "".join(map(_escaped, value))
 
 
 def as_text(value: Any) -> str:
-    """JSON for people and programs."""
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    """JSON for people and programs; what a terminal would obey is written as an escape."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    return "\n".join(line if line.isprintable() else "".join(map(_escaped, line)) for line in text.split("\n"))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else json.dumps(character)[1:-1]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from ansible_collections.nhi.core.plugins.module_utils.errors import PolicyError
+from ansible_collections.nhi.core.plugins.module_utils.policy import find_policy, unprotected
 from ansible_collections.nhi.core.plugins.module_utils.state_document import (
     age_seconds,
     document_age_seconds,
@@ -20,6 +22,7 @@ from nhi_services.words import age_in_words, amount
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
+    from pathlib import Path
 
     from ansible_collections.nhi.core.plugins.module_utils.deployment import Record
     from ansible_collections.nhi.core.plugins.module_utils.state_document import Document
@@ -83,8 +86,24 @@ class Status:
 _SEVERITY_ORDER: Final = ("critical", "warning", "info")
 
 
-def status_of(document: Document, now: datetime, unfinished: Iterable[Record] = ()) -> Status:
-    """What a person wants to know of a state document, and of deployments and removals that were cut off."""
+def policy_alerts(document: Document, state_dir: Path, now: datetime) -> list[AlertLine]:
+    """What of the policy beside state.json does not hold in Proxmox VE, or that it is broken."""
+    try:
+        policy = find_policy(None, state_dir)
+    except PolicyError as e:
+        return [AlertLine("critical", str(e), None)]
+    if policy is None:
+        return []
+    return [
+        AlertLine("warning", message, age_seconds(guest["observed_at"], now))
+        for guest, message in unprotected(policy, document["infrastructure"]["guests"])
+    ]
+
+
+def status_of(
+    document: Document, now: datetime, unfinished: Iterable[Record] = (), more: Iterable[AlertLine] = ()
+) -> Status:
+    """What a person wants to know of a state document, of deployments and removals that were cut off, and ``more``."""
     infrastructure = document["infrastructure"]
     offered: dict[int, list[str]] = {}
     for service in infrastructure["services"]:
@@ -98,6 +117,7 @@ def status_of(document: Document, now: datetime, unfinished: Iterable[Record] = 
         for record in unfinished
         if record.begun and not record.is_under_way
     ]
+    alerts += more
     return Status(
         cluster=infrastructure["cluster"]["name"],
         version=infrastructure["cluster"]["version"],

@@ -28,8 +28,3 @@ def age_in_words(seconds: float | None) -> str:
 def amount(number: int, plural: str) -> str:
     """1 guest, 2 guests."""
     return f"{number} {_SINGULAR.get(plural, plural) if number == 1 else plural}"
-
-
-def printable(text: str) -> str:
-    """Text without control characters, which a name from elsewhere could use to play with the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)

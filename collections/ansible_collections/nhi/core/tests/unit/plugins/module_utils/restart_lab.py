@@ -5,15 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+from ansible_collections.nhi.core.plugins.module_utils import restart_run
+from ansible_collections.nhi.core.plugins.module_utils import restarts as restarts_module
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import CatalogueEntry, parse_entry
 from ansible_collections.nhi.core.plugins.module_utils.errors import GuestShellError
 from ansible_collections.nhi.core.plugins.module_utils.graph import DependencyGraph, parse_graph
+from ansible_collections.nhi.core.plugins.module_utils.guest_restarter import Site
+from ansible_collections.nhi.core.plugins.module_utils.guest_shell import GuestShell
 from ansible_collections.nhi.core.plugins.module_utils.restart_history import Estimate
 from ansible_collections.nhi.core.plugins.module_utils.restart_plan import (
     RestartPlan,
@@ -22,6 +29,9 @@ from ansible_collections.nhi.core.plugins.module_utils.restart_plan import (
     Surroundings,
     plan_restart,
 )
+from ansible_collections.nhi.core.plugins.module_utils.restarts import Restarts
+from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
+from ansible_collections.nhi.core.tests.unit.plugins.module_utils.fake_proxmox import FakeProxmox
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import (
     make_document,
     make_guest,
@@ -110,3 +120,75 @@ class FakeRestarter:
         with self.file.open("a") as file:
             file.write(f"{step.service}\n")
         self.at("after", step.service)
+
+
+class Lab:
+    """A state directory, and services that answer unless they are told not to."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.file = directory / "restarts.log"
+        self.pve = FakeProxmox()
+        for guest in document()["infrastructure"]["guests"]:
+            self.pve.add(guest["vmid"], guest["name"], running=guest["status"] == "running")
+        self.told: list[str] = []
+        # How far its clock goes ahead.
+        self.ahead = timedelta(0)
+        self.scanned: list[list[str]] = []
+        self.rescan: Callable[[list[str]], None] = self.scanned.append
+        StateStore(directory).write(document(), expected_checksum=None)
+        self.hours()
+
+    @classmethod
+    def ready(cls, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+        """A lab whose restarts are only written down, and whose services are well."""
+        lab = cls(directory)
+        monkeypatch.setattr(restarts_module, "GuestRestarter", lambda _site: FakeRestarter(lab.file))
+        well = [{"probe": "tcp", "health": "healthy", "url": "x", "detail": "x"}]
+        monkeypatch.setattr(restart_run, "await_health", lambda *_args: well)
+        return lab
+
+    def hours(self, hours: list[int | str] | None = None) -> None:
+        """Rewrite the graph with safe hours for minio, whose night it is not."""
+        graph = json.loads(json.dumps({**GRAPH, "time_zone": "UTC"}))
+        graph["services"]["minio"]["restart_safe_hours"] = closed_now() if hours is None else hours
+        (self.directory / "dependency_graph.json").write_text(json.dumps(graph))
+
+    def restarts(self, plan_id: str | None = None) -> Restarts:
+        return Restarts(
+            Site(
+                self.directory, CATALOGUE, GuestShell(), self.connect, self._rescan, tell=self.told.append,
+                plan_id=plan_id, now=lambda: datetime.now(UTC) + self.ahead,
+            )
+        )  # fmt: skip
+
+    def _rescan(self, guests: list[str]) -> None:
+        self.rescan(guests)
+
+    @contextmanager
+    def connect(self) -> Iterator[FakeProxmox]:
+        yield self.pve
+
+    def request(
+        self, *services: str, confirm: str = "", plan_id: str | None = None, check: bool = False, **options: Any
+    ) -> Any:
+        wish = RestartWish(services, frozenset(confirm.split()), **options)
+        return self.restarts(plan_id).request(wish, check_mode=check)
+
+    def done(self) -> list[str]:
+        return FakeRestarter(self.file).restarts()
+
+    def jobs(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.restarts().listing()["jobs"]
+        return found
+
+    def make_due(self) -> None:
+        """Let the hour of what is scheduled come, in the graph and in the job."""
+        self.hours([])
+        for path in (self.directory / "restarts/jobs").glob("*.json"):
+            job = json.loads(path.read_text())
+            path.write_text(json.dumps({**job, "not_before": "2026-01-01T00:00:00+00:00"}))
+
+
+def closed_now() -> list[int | str]:
+    return [(datetime.now(UTC).hour + 12) % 24]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from ansible_collections.nhi.core.plugins.module_utils.deployment import (
     step,
     unfinished,
 )
-from ansible_collections.nhi.core.plugins.module_utils.errors import StateError
+from ansible_collections.nhi.core.plugins.module_utils.errors import PreflightError, StateError
 from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
 
 GUEST = "redis-cache"
@@ -303,3 +304,17 @@ def test_one_of_many_that_begin_at_once_holds_it(tmp_path: Path) -> None:
         os.waitpid(pid, 0)
         os.close(reading)
     assert sorted(said) == [b"held"] + [b"refused"] * 7
+
+
+@pytest.mark.parametrize("evil", ["cache; touch pwned", "$(id)", "{{ lookup('pipe', 'id') }}", "a\nb", "-e x=y", "a b"])
+def test_what_is_no_word_becomes_no_part_of_the_command_that_is_shown(tmp_path: Path, evil: str) -> None:
+    for service, purpose in ((evil, "cache"), ("redis", evil)):
+        with pytest.raises(PreflightError, match=r"is no (service|purpose)"):
+            begin(tmp_path, "db", DEPLOYMENT, Holder.me("run-1"), service, purpose)
+    assert look(tmp_path, "db") is None
+    # Nor where it stands in a record from before: it is quoted for people, and no program runs it.
+    record = Record("db", "redis", evil, deployment=Holder("run-0", "ada", 1, "elsewhere", "then"))
+    words = shlex.split(record.advice.partition("`")[2].partition("`, or")[0])
+    assert words[:6] == ["ansible-playbook", "playbooks/service.yml", "-e", "service=redis", "-e", f"purpose={evil}"]
+    with pytest.raises(PreflightError, match="is no purpose"):
+        record.checked_command()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import GraphError
-from ansible_collections.nhi.core.plugins.module_utils.graph import load_graph, parse_graph
+from ansible_collections.nhi.core.plugins.module_utils.graph import graph_digest, load_graph, parse_graph
 from ansible_collections.nhi.core.plugins.module_utils.graph_schema import GRAPH_SCHEMA
 from hypothesis import given
 from hypothesis import strategies as st
@@ -213,3 +213,12 @@ def test_whatever_the_schema_refuses_is_refused_and_nothing_else_fails(services:
 
 def test_the_schema_itself_is_valid() -> None:
     Draft202012Validator.check_schema(GRAPH_SCHEMA)
+
+
+def test_the_digest_changes_with_anything_in_the_graph() -> None:
+    documents: list[dict[str, Any]] = [
+        {"services": {"a": {}}}, {"services": {"a": {"restart_safe_hours": [2]}}},
+        {"services": {"a": {"can_restart_without_approval": True}}}, {"services": {"a": {}}, "time_zone": "UTC"},
+        {"services": {"a": {}}, "time_zone": "Europe/Berlin"},
+    ]  # fmt: skip
+    assert len({"none", graph_digest(None), *(graph_digest(parse_graph(document)) for document in documents)}) == 6

@@ -99,7 +99,7 @@ def test_a_lost_create_that_another_client_won_goes_on_with_the_next_vmid(lab: G
 def test_a_full_disk_before_the_create_call_stops_the_run_and_after_it_only_warns(
     lab: GuestLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Reservations, reservations: object) -> None:
+    def full(self: Reservations, *_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     lab.pve.hooks["POST /nodes/pve/lxc"] = lambda: monkeypatch.setattr(Reservations, "_write", full)

@@ -148,6 +148,14 @@ def test_a_guest_that_is_swapped_while_it_is_shut_down_is_not_destroyed(lab: Gue
     assert "DELETE" not in {method for method, _path in lab.pve.writes()}
 
 
+def test_a_guest_that_is_swapped_while_it_is_shut_down_is_not_started(lab: GuestLab) -> None:
+    lab.pve.hooks["POST /nodes/pve/lxc/105/status/shutdown"] = lambda: swap(lab)
+    with pytest.raises(GuestChangeError, match=SWAPPED):
+        lab.run({"name": "redis", "state": "restarted"})
+    assert not [path for _method, path in lab.pve.writes() if path.endswith("/start")]
+    assert not list((lab.state_dir / "journal").iterdir())
+
+
 def test_no_swapped_guest_is_rolled_back(lab: GuestLab) -> None:
     wish = SnapshotWish(GuestName("redis"), "before")
     SnapshotManager(lab.pve, wish, SnapshotRun(Guards())).run()

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from contextlib import ExitStack
@@ -18,16 +20,18 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
-from ansible_collections.nhi.core.plugins.module_utils.errors import LockTimeoutError, NHIError
+from ansible_collections.nhi.core.plugins.module_utils.errors import LockTimeoutError, NHIError, StateError
 from ansible_collections.nhi.core.plugins.module_utils.lock import (
     FileLock,
     Holder,
     current_actor,
-    infrastructure_lock,
 )
+from ansible_collections.nhi.core.plugins.module_utils.shared_lock import infrastructure_lock
+from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
+from ansible_collections.nhi.core.plugins.module_utils.state_document import empty_document, generated_by, utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -63,6 +67,57 @@ def test_a_second_holder_waits_and_gives_up_naming_the_first(tmp_path: Path) -> 
             FileLock(path, "other", timeout=0.05, on_wait=waited.append).acquire()
         assert [holder.operation for holder in waited if holder] == ["create redis"]
     with FileLock(path, "other", timeout=0):
+        pass
+
+
+def test_who_waits_is_not_passed_by_who_comes_again_and_again(tmp_path: Path) -> None:
+    def hog() -> None:
+        for _time in range(2):
+            threading.Thread(target=work, daemon=True).start()
+
+    def work() -> None:
+        while True:
+            with FileLock(tmp_path / "x.lock", "hog"):
+                time.sleep(0.02)
+
+    pid = forked(hog)
+    try:
+        for _time in range(10):
+            with FileLock(tmp_path / "x.lock", "once", timeout=2):
+                pass
+    finally:
+        killed(pid)
+
+
+def test_a_child_of_who_waits_does_not_keep_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    first, second = FileLock(path, "first"), FileLock(path, "second", timeout=10)
+    first.acquire()
+    waiter = threading.Thread(target=second.acquire)
+    waiter.start()
+    time.sleep(0.1)
+    pid = forked(lambda: None)
+    try:
+        first.release()
+        waiter.join()
+        assert second.held
+        second.release()
+        with FileLock(path, "third", timeout=0):
+            pass
+    finally:
+        killed(pid)
+
+
+def test_who_gave_up_does_not_take_the_lock_later(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    with FileLock(path, "first"):
+        for _time in range(3):
+            with pytest.raises(LockTimeoutError):
+                FileLock(path, "second", timeout=0.01).acquire()
+    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in threads:
+        thread.join(1)
+    with FileLock(path, "third", timeout=0):
         pass
 
 
@@ -157,6 +212,44 @@ def test_a_full_disk_costs_the_name_not_the_lock(tmp_path: Path) -> None:
     nameless = pytest.raises(LockTimeoutError, match="held by a process that left no name")
     with full, FileLock(path, "x"), nameless:
         FileLock(path, "other", timeout=0).acquire()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of eight pages and eleven names."""
+    directory = tmp_path / "full"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32k,nr_inodes=12", "none", str(directory)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small file system")
+    yield directory
+    subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def test_on_a_disk_that_is_really_full_locks_hold_and_the_state_stays(full_disk: Path) -> None:
+    store = StateStore(full_disk)
+    document = empty_document(generated_by("test", "0", "me", "here"), utc_now())
+    store.amend(lambda _current: document)
+    (full_disk / "history.lock").touch()
+    before = (full_disk / "state.json").read_bytes()
+    fillers = [full_disk / f"filler-{number}" for number in range(20)]
+    with contextlib.suppress(OSError):
+        fillers[0].write_bytes(bytes(1 << 20))
+    lock, other = (FileLock(full_disk / "history.lock", "x", timeout=0) for _number in range(2))
+    with lock, pytest.raises(LockTimeoutError, match="held by a process that left no name"):
+        other.acquire()
+    with pytest.raises(StateError, match=r"no space left on device\. The state that was there before is intact"):
+        store.amend(lambda _current: document)
+    assert (full_disk / "state.json").read_bytes() == before
+    assert store.validate().revision == 1
+    with contextlib.suppress(OSError):
+        for filler in fillers:
+            filler.touch()
+    with pytest.raises(NHIError, match=r"can not be opened: no space left on device\. Make room"):
+        FileLock(full_disk / "new.lock", "x").acquire()
+    for filler in fillers:
+        filler.unlink(missing_ok=True)
+    assert store.amend(lambda _current: document).revision == 2
 
 
 def test_a_missing_directory_and_a_file_system_without_locks_are_one_line(tmp_path: Path) -> None:

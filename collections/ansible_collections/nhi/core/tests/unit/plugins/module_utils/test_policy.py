@@ -6,22 +6,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.errors import PolicyError
 from ansible_collections.nhi.core.plugins.module_utils.policy import (
-    ALLOW,
-    APPROVE,
-    DECISIONS,
-    DENY,
     DESTRUCTIVE,
     OPERATIONS,
     find_policy,
     parse_policy,
 )
+from ansible_collections.nhi.core.plugins.module_utils.policy_words import ALLOW, APPROVE, DECISIONS, DENY
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,11 +148,32 @@ def test_a_file_that_can_not_be_used_fails_closed(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="can not be read"):
         find_policy(tmp_path / "named.json", tmp_path)
     file = tmp_path / "policy.json"
-    file.write_text("{")
-    with pytest.raises(PolicyError, match="is no JSON"):
-        find_policy(None, tmp_path)
+    for damaged in ("{", '{"rules": [], "rules": []}', "\udcff"):
+        file.write_text(damaged, errors="surrogateescape")
+        with pytest.raises(PolicyError, match="can not be understood"):
+            find_policy(None, tmp_path)
     file.write_text(json.dumps(DATA))
     found = find_policy(None, tmp_path)
     assert found is not None
     assert found.digest == parse_policy(DATA).digest
     assert found.digest != parse_policy(changed(operators=["root"])).digest
+
+
+@pytest.mark.parametrize("away", ["dangling", "loop", "directory"])
+def test_a_policy_that_is_there_and_can_not_be_reached_is_not_taken_for_none(tmp_path: Path, away: str) -> None:
+    file = tmp_path / "policy.json"
+    if away == "directory":
+        file.mkdir()
+    else:
+        file.symlink_to(file if away == "loop" else tmp_path / "unmounted" / "policy.json")
+    with pytest.raises(PolicyError, match="can not be read"):
+        find_policy(None, tmp_path)
+
+
+def test_a_policy_that_may_not_be_read_allows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(PolicyError, match="can not be read"):
+        find_policy(None, tmp_path)

@@ -9,8 +9,6 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,83 +23,15 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import (
     UnreachableError,
 )
 from ansible_collections.nhi.core.plugins.module_utils.freeze import freeze, unfreeze
-from ansible_collections.nhi.core.plugins.module_utils.guest_shell import GuestShell
 from ansible_collections.nhi.core.plugins.module_utils.restart_jobs import RUNNING, RestartJobs
 from ansible_collections.nhi.core.plugins.module_utils.restart_plan import RestartWish
-from ansible_collections.nhi.core.plugins.module_utils.restarts import Restarts, RestartStoppedError, Site
-from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
-from ansible_collections.nhi.core.tests.unit.plugins.module_utils.fake_proxmox import FakeProxmox
-from ansible_collections.nhi.core.tests.unit.plugins.module_utils.restart_lab import (
-    CATALOGUE,
-    GRAPH,
-    FakeRestarter,
-    document,
-)
-
-
-class Lab:
-    """A state directory, and services that answer unless they are told not to."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.file = directory / "restarts.log"
-        self.pve = FakeProxmox()
-        self.told: list[str] = []
-        self.scanned: list[list[str]] = []
-        self.rescan: Callable[[list[str]], None] = self.scanned.append
-        StateStore(directory).write(document(), expected_checksum=None)
-        self.hours()
-
-    def hours(self, hours: list[int | str] | None = None) -> None:
-        """Rewrite the graph with safe hours for minio, whose night it is not."""
-        graph = json.loads(json.dumps({**GRAPH, "time_zone": "UTC"}))
-        graph["services"]["minio"]["restart_safe_hours"] = closed_now() if hours is None else hours
-        (self.directory / "dependency_graph.json").write_text(json.dumps(graph))
-
-    def restarts(self) -> Restarts:
-        return Restarts(
-            Site(self.directory, CATALOGUE, GuestShell(), self.connect, self._rescan, tell=self.told.append)
-        )
-
-    def _rescan(self, guests: list[str]) -> None:
-        self.rescan(guests)
-
-    @contextmanager
-    def connect(self) -> Iterator[FakeProxmox]:
-        yield self.pve
-
-    def request(self, *services: str, confirm: str = "", **options: Any) -> Any:
-        wish = RestartWish(services, frozenset(confirm.split()), **options)
-        return self.restarts().request(wish)
-
-    def done(self) -> list[str]:
-        return FakeRestarter(self.file).restarts()
-
-    def jobs(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.restarts().listing()["jobs"]
-        return found
-
-    def make_due(self) -> None:
-        """Let the hour of what is scheduled come, in the graph and in the job."""
-        self.hours([])
-        for path in (self.directory / "restarts/jobs").glob("*.json"):
-            job = json.loads(path.read_text())
-            path.write_text(json.dumps({**job, "not_before": "2026-01-01T00:00:00+00:00"}))
-
-
-def closed_now() -> list[int | str]:
-    return [(datetime.now(UTC).hour + 12) % 24]
+from ansible_collections.nhi.core.plugins.module_utils.restarts import RestartStoppedError
+from ansible_collections.nhi.core.tests.unit.plugins.module_utils.restart_lab import FakeRestarter, Lab, closed_now
 
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    lab = Lab(tmp_path)
-    monkeypatch.setattr(restarts_module, "GuestRestarter", lambda _site: FakeRestarter(lab.file))
-    well = [{"probe": "tcp", "health": "healthy", "url": "x", "detail": "x"}]
-    monkeypatch.setattr(
-        "ansible_collections.nhi.core.plugins.module_utils.restart_run.await_health", lambda *_args: well
-    )
-    return lab
+    return Lab.ready(tmp_path, monkeypatch)
 
 
 def test_a_restart_is_done_and_the_state_read_anew(lab: Lab) -> None:

@@ -34,11 +34,11 @@ class FakeClient(FakeProxmox):
         return None
 
 
-def runner(module: ModuleType, capsys: pytest.CaptureFixture[str], **defaults: Any) -> Run:
+def runner(module: ModuleType, capsys: pytest.CaptureFixture[str], *, api: bool = True, **defaults: Any) -> Run:
     """A function that runs the module with options over the defaults and returns its result."""
 
     def call(*, check: bool = False, **options: Any) -> dict[str, Any]:
-        arguments = {**API, **defaults, "_ansible_check_mode": check, **options}
+        arguments = {**(API if api else {}), **defaults, "_ansible_check_mode": check, **options}
         with patch_module_args(arguments), pytest.raises(SystemExit) as ended:
             module.main()
         result: dict[str, Any] = json.loads(capsys.readouterr().out)

@@ -146,3 +146,23 @@ def test_scheduled_listed_cancelled(home: Path, run: Run) -> None:
 @pytest.mark.parametrize("options", [{}, {"services": ["a"], "due": True}, {"cancel": "x", "due": True}])
 def test_exactly_one_thing_is_asked_for(run: Run, options: dict[str, Any]) -> None:
     assert "Say what to restart with services, or use due or cancel" in run(**options)["msg"]
+
+
+def test_a_dry_run_gives_a_plan_and_a_real_run_without_its_approval_is_refused(home: Path, run: Run) -> None:
+    policy = home / "policy.json"
+    rules = [{"operations": ["restart_guarded"], "decision": "approve"}, {"decision": "allow"}]
+    policy.write_text(json.dumps({"schema_version": 1, "operators": ["luca"], "rules": rules}))
+    wish = {"services": ["redis-cache"], "policy": str(policy)}
+    free = run(**wish, check=True)
+    assert (free["plan"]["decision"], free["plan"]["action"]) == ("allow", "restart")
+    assert f"run the same with plan_id={free['plan']['plan_id']}" in free["how_to_apply"][0]
+    assert run(**wish, plan_id=free["plan"]["plan_id"])["restarted"] == ["redis-cache"]
+    graph: dict[str, Any] = json.loads(json.dumps({**GRAPH, "time_zone": "UTC"}))
+    graph["services"]["redis-cache"]["can_restart_without_approval"] = False
+    (home / "state/dependency_graph.json").write_text(json.dumps(graph))
+    before = ssh_log(home)
+    guarded = run(**wish, confirm=["redis-cache"], check=True)["plan"]
+    assert guarded["needs_approval"]
+    for plan in ({}, {"plan_id": guarded["plan_id"]}):
+        assert "nhi approve" in run(**wish, confirm=["redis-cache"], **plan)["msg"]
+    assert ssh_log(home) == before

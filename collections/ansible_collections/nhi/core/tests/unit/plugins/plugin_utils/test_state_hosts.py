@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from ansible_collections.nhi.core.plugins.module_utils.state_document import utc_now
 from ansible_collections.nhi.core.plugins.plugin_utils.state_hosts import (
     InventoryHost,
@@ -13,6 +14,7 @@ from ansible_collections.nhi.core.plugins.plugin_utils.state_hosts import (
     inventory_hosts,
     shared_names,
 )
+from ansible_collections.nhi.core.tests.unit.plugins.module_utils import hostile
 from ansible_collections.nhi.core.tests.unit.plugins.state_samples import document, guest, seconds_ago, service
 
 
@@ -96,3 +98,14 @@ def test_names_that_mean_something_to_ansible_and_missing_names_get_the_vmid() -
     guests = [guest(101, "all"), guest(102, "localhost"), guest(103, "ungrouped"), guest(104, "")]
 
     assert host_names(guests) == ["all-101", "localhost-102", "ungrouped-103", "lxc-104"]
+
+
+@pytest.mark.parametrize("name", [n for n in hostile.NAMES if n != "x" * 5000])
+def test_a_name_that_no_guest_can_have_is_no_name_of_a_host(name: str) -> None:
+    """Ansible reads host_vars/NAME.yml for a host, and a pattern such as 127.0.0.1 means the controller."""
+    assert host_names([guest(101, name), guest(102, "db")]) == ["lxc-101", "db"]
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "::1", "LocalHost", "ALL"])
+def test_no_guest_can_pass_for_the_controller(name: str) -> None:
+    assert host_names([guest(101, name)])[0].endswith("-101")
