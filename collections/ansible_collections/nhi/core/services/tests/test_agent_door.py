@@ -337,7 +337,7 @@ def test_a_run_goes_on_to_its_end_when_nobody_reads_what_it_says(tmp_path: Path)
         wait_for(done)
         assert running.poll() is None, "what was said is kept for a reader that is slow"
     finally:
-        out, _ = running.communicate()
+        out, _err = running.communicate()
     assert len(out) == 3000000
 
 
@@ -367,7 +367,7 @@ def test_what_the_caller_ignored_or_blocked_is_undone(tmp_path: Path) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD])
 
     running = start("grep -E '^Sig(Blk|Ign)' /proc/self/status; exit 3", stdout=subprocess.PIPE, preexec_fn=spoil)
-    out, _ = running.communicate(timeout=20)
+    out, _err = running.communicate(timeout=20)
     assert running.returncode == 3, "a failure would be taken for a success"
     masks = {line.split(b":")[0]: int(line.split()[1], 16) for line in out.splitlines()}
     assert masks[b"SigBlk"] == 0
