@@ -162,8 +162,9 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "model": {"type": "str", "default": ""},
     "state": {"type": "str", "choices": ["read", "reserved", "set", "reset"], "default": "read"},
     "requests": {"type": "int"},
-    "tokens": {"type": "int"},
-    "limits": {"type": "dict", "options": {name: {"type": "int"} for name in LIMIT_NAMES}},
+    # Tokens of a language model are no secret.
+    "tokens": {"type": "int", "no_log": False},
+    "limits": {"type": "dict", "options": {name: {"type": "int", "no_log": False} for name in LIMIT_NAMES}},
     "zone": {"type": "str"},
     "redis_url": {"type": "str", "required": True, "fallback": (env_fallback, ["NHI_REDIS_URL"])},
     "redis_password": {"type": "str", "no_log": True, "fallback": (env_fallback, ["NHI_REDIS_PASSWORD"])},
