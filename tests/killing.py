@@ -2,7 +2,8 @@
 
 The moments are enumerated, not random: before and after each write to the API, after each line of the journal, after
 each change of the ledger, before and after each write of state.json. An answer can be lost of each write to the API,
-which was done or was not.
+which was done or was not. A day's run plays every second moment and the last one, that of the next day the others, and
+with NHI_EVERY_MOMENT=1 all of them are played.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 from ansible.module_utils.testing import patch_module_args
@@ -31,6 +33,8 @@ from ansible_collections.nhi.core.plugins.module_utils.reservations import Reser
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 
 from .conftest import Operator
+
+T = TypeVar("T")
 
 # Where a moment lies: the owner of a method, the method, and whether there is one before it as well as one after it.
 _MOMENTS: tuple[tuple[Any, str, bool], ...] = (
@@ -153,3 +157,11 @@ def journals(state_dir: Path) -> list[str]:
     """Names of the journals that are there; what was left while one was made goes by itself after a minute."""
     directory = state_dir / "journal"
     return sorted(p.name for p in directory.glob("*.jsonl"))
+
+
+def picked(moments: Sequence[T]) -> list[T]:
+    """Those that are played today; the last one, where a change becomes final, is always among them."""
+    if os.environ.get("NHI_EVERY_MOMENT"):
+        return list(moments)
+    today = datetime.now(UTC).toordinal() % 2
+    return [moment for at, moment in enumerate(moments) if at % 2 == today or at == len(moments) - 1]

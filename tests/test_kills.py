@@ -1,18 +1,15 @@
 """A change to a guest that is killed at each of its steps: the next run finds nothing of it, or finishes it.
 
-The steps are enumerated by a run that is not killed. Every second one is played, on the next day the others, and all of
-them with NHI_EVERY_MOMENT=1. After each kill another run, for another guest, settles what was
+The steps are enumerated by a run that is not killed. After each kill another run, for another guest, settles what was
 left; the lab must then be as before the change or as after it. Then the same command must succeed.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -20,7 +17,7 @@ from ansible_collections.nhi.core.plugins.module_utils.lock import Holder
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import Endpoint, ProxmoxClient
 
 from .conftest import Operator
-from .killing import Ended, journals, run_module
+from .killing import Ended, journals, picked, run_module
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -281,13 +278,6 @@ def test_with_each_answer_lost_it_is_done_or_undone(lab: Operator, name: str) ->
         assert not again.get("failed"), f"{moment}: {again}"
         assert world(lab) == after, moment
     clear(lab)
-
-
-def picked(moments: list[int]) -> list[int]:
-    """Those that are played today: the last one, which is where a change becomes final, and every second one."""
-    if os.environ.get("NHI_EVERY_MOMENT"):
-        return moments
-    return sorted({*moments[datetime.now(UTC).toordinal() % 2 :: 2], moments[-1]})
 
 
 def played(lab: Operator, change: Change) -> tuple[World, Ended, World]:

@@ -23,6 +23,7 @@ from ansible_collections.nhi.core.plugins.module_utils.lock import current_actor
 
 from tests.api_client import client
 from tests.conftest import ROOT, Operator, running_lab, tool
+from tests.killing import picked
 
 pytestmark = pytest.mark.e2e
 
@@ -337,7 +338,7 @@ def left_of(operator: Operator, guest: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", DEPLOYS)
+@pytest.mark.parametrize("task", picked(DEPLOYS))
 def test_killed_anywhere_the_same_command_finishes_it(lab: Operator, task: str) -> None:
     purpose = f"kill{DEPLOYS.index(task)}"
     killed_at(lab, task, *of_notes(lab, purpose), whole=False)
@@ -355,8 +356,8 @@ def test_killed_anywhere_the_same_command_finishes_it(lab: Operator, task: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "sign"),
-    [*((task, "") for task in MADE_BEFORE), ("Create the guest", '"made"'),
-     ("Check it from outside and register it", '"registered"')],
+    picked([*((task, "") for task in MADE_BEFORE), ("Create the guest", '"made"'),
+            ("Check it from outside and register it", '"registered"')]),
 )  # fmt: skip
 def test_killed_anywhere_a_second_run_that_fails_leaves_nothing_of_both(lab: Operator, task: str, sign: str) -> None:
     purpose = f"fail{DEPLOYS.index(task)}{sign.strip(chr(34))}"
@@ -451,7 +452,7 @@ def test_two_runs_at_once_for_one_guest_are_told_apart(lab: Operator, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", REMOVES)
+@pytest.mark.parametrize("task", picked(REMOVES))
 def test_a_removal_killed_anywhere_is_seen_and_finished_by_the_same_command(lab: Operator, task: str) -> None:
     number = REMOVES.index(task)
     guest = f"notes-gone{number}"

@@ -58,7 +58,9 @@ def traces(settings: DriverSettings) -> list[str]:
         found += [f"rule {rule}" for rule in rules if f"nhi-lab:{settings.bridge}" in shlex.split(rule)]
     mounts = Path("/proc/mounts").read_text().splitlines()
     found += [f"mount {mount}" for mount in mounts if str(settings.directory) in mount]
-    cgroups = output("find", "/sys/fs/cgroup", "-name", f"lxc.*.{settings.bridge}-*")
+    # Groups of other labs come and go meanwhile, of which find complains.
+    search = ["find", "/sys/fs/cgroup", "-ignore_readdir_race", "-name", f"lxc.*.{settings.bridge}-*"]
+    cgroups = subprocess.run(search, capture_output=True, text=True, check=False).stdout
     found += [f"cgroup {path}" for path in cgroups.splitlines()]
     for process in Path("/proc").glob("[0-9]*"):
         try:
