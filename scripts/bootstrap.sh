@@ -146,15 +146,20 @@ link_own_code() {
     local services=$NHI_ROOT/collections/ansible_collections/nhi/core/services/src site
     site=$("$NHI_VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     printf '%s\n' "$NHI_ROOT/collections" "$services" >"$site/nhi-checkout.pth"
-    cat >"$NHI_VENV/bin/nhi" <<EOF
+    program nhi nhi_services.cli
+    program nhi-router nhi_services.router.main
+}
+
+program() {
+    cat >"$NHI_VENV/bin/$1" <<EOF
 #!$NHI_VENV/bin/python
 import sys
 
-from nhi_services.cli import main
+from $2 import main
 
 sys.exit(main())
 EOF
-    chmod 755 "$NHI_VENV/bin/nhi"
+    chmod 755 "$NHI_VENV/bin/$1"
 }
 
 mkdir -p "$NHI_CACHE/log"

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -31,7 +30,7 @@ from nhi_services.router.asks import (
     read_ask,
 )
 from nhi_services.router.attempts import Attempts, UpstreamRefusalError
-from nhi_services.router.config import ALIAS_PREFIX, AgentConfig
+from nhi_services.router.config import ALIAS_PREFIX, AgentConfig, hash_key
 from nhi_services.router.counting import count_tokens
 from nhi_services.router.forms import failure_event
 from nhi_services.router.listing import is_anthropic, list_models, one_model
@@ -90,7 +89,7 @@ class Api:
         key = given[7:] if given[:7].lower() == "bearer " else request.headers.get("x-api-key", "")
         if not key:
             raise ApiError(401, "An API key is needed: Authorization: Bearer KEY.", code="missing_api_key")
-        agent = setup.agents.get(hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest())
+        agent = setup.agents.get(hash_key(key.strip()))
         if agent is None:
             raise ApiError(401, "The API key is not known here.", code="invalid_api_key")
         return agent

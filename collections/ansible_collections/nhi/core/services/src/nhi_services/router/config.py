@@ -8,6 +8,7 @@ Everything is checked before anything of it is used, so a reload with a mistake 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -396,6 +397,11 @@ def _yaml(path: Path) -> Any:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
         raise ConfigError(f"{path} is not YAML{line}.") from error
+
+
+def hash_key(key: str) -> str:
+    """What of an agent's key is kept."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def read_secret_file(path: Path) -> str:

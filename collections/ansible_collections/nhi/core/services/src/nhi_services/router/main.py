@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
+import contextlib
 import json
 import logging
 import os
@@ -16,15 +16,17 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
+from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from redis.asyncio import Redis
 
 from nhi_services.router.app import Api
 from nhi_services.router.books import Books
-from nhi_services.router.config import ConfigError, RouterConfig, load_config, read_secret_file
+from nhi_services.router.config import ConfigError, RouterConfig, hash_key, load_config, read_secret_file
 from nhi_services.router.cost_metrics import CostMetrics
 from nhi_services.router.live import Live, Setup
 from nhi_services.router.quota_store import QuotaStore
@@ -143,7 +145,7 @@ class Router:
         await self.live.redis.aclose()
 
 
-async def serve(router: Router, *, reuse_port: bool = False) -> None:
+async def serve(router: Router, *, reuse_port: bool = False, ready: Callable[[], None] = lambda: None) -> None:
     """Run until SIGTERM or SIGINT."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -151,6 +153,7 @@ async def serve(router: Router, *, reuse_port: bool = False) -> None:
         loop.add_signal_handler(number, ended.set)
     loop.add_signal_handler(signal.SIGHUP, router.reload)
     await router.start(reuse_port=reuse_port)
+    ready()
     await ended.wait()
     await router.stop()
 
@@ -163,37 +166,85 @@ def main(argv: list[str] | None = None) -> int:
         from nhi_services.router import migrate
 
         return migrate.main(argv[1:])
+    if argv == ["hash-key"]:
+        return _hash_key_of_input()
     parser = argparse.ArgumentParser(prog="nhi-router", description=__doc__)
-    parser.add_argument("--config", type=Path, default=Path(os.environ.get("NHI_ROUTER_CONFIG", DEFAULT_FILE)))
+    parser.add_argument("--config", type=Path, help=f"NHI_ROUTER_CONFIG, else {DEFAULT_FILE}")
     parser.add_argument("--check", action="store_true", help="check the configuration and exit")
+    parser.add_argument("--dev", action="store_true", help="try it: with servers of its own, and a key that it prints")
+    parser.add_argument("--port", type=int, help="with --dev: listen here")
     parser.add_argument("--reuse-port", action="store_true", help="let several routers listen on the same port")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     arguments = parser.parse_args(argv)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=arguments.log_level.upper(), handlers=[handler])
+    if arguments.port is not None and not arguments.dev:
+        parser.error("--port goes with --dev: elsewhere router.yml says it")
     try:
-        config = load_config(arguments.config)
-        router_of = Router if not arguments.check else None
+        if arguments.dev:
+            return _try_out(arguments)
+        path = arguments.config or Path(os.environ.get("NHI_ROUTER_CONFIG", DEFAULT_FILE))
+        config = load_config(path)
         Setup.of(config)
-    except ConfigError as error:
+    except NHIError as error:
         print(f"nhi-router: {error}", file=sys.stderr)
         return 2
-    if router_of is None:
-        print(f"{arguments.config} is valid")
+    if arguments.check:
+        print(f"{path} is valid")
         return 0
-    import uvloop
-
-    async def run() -> None:
-        await serve(Router(config, arguments.config), reuse_port=arguments.reuse_port)
-
-    uvloop.run(run())
+    _run(lambda: serve(Router(config, path), reuse_port=arguments.reuse_port))
     return 0
 
 
-def hash_key(key: str) -> str:
-    """What of a key goes into the configuration."""
-    return hashlib.sha256(key.encode()).hexdigest()
+def _run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    import uvloop
+
+    async def run() -> None:
+        await work()
+
+    uvloop.run(run())
+
+
+def _try_out(arguments: argparse.Namespace) -> int:
+    from nhi_services.router import dev
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # A signal before the router listens ends the servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with (
+        contextlib.closing(socket.create_server(("127.0.0.1", 0))) as echo_socket,
+        dev.trial(
+            os.environ, arguments.port, arguments.config, f"http://127.0.0.1:{echo_socket.getsockname()[1]}/v1"
+        ) as trial,
+    ):
+        config = load_config(trial.config)
+        Setup.of(config)
+
+        async def work() -> None:
+            echo = web.AppRunner(dev.echo_application(), handle_signals=False, access_log=None)
+            await echo.setup()
+            await web.SockSite(echo, echo_socket).start()
+            try:
+                await serve(Router(config, trial.config), ready=lambda: print(trial.words, flush=True))
+            finally:
+                await echo.cleanup()
+
+        _run(work)
+    return 0
+
+
+def _hash_key_of_input() -> int:
+    """`nhi-router hash-key`: the key on standard input, so that no list of processes shows it."""
+    key = sys.stdin.readline().strip()
+    if not key or any(ord(letter) < 0x21 or ord(letter) > 0x7E for letter in key):
+        print(
+            "nhi-router: the key is empty or has letters that no key has; it is read from standard input",
+            file=sys.stderr,
+        )
+        return 2
+    print(hash_key(key))
+    return 0
 
 
 if __name__ == "__main__":
