@@ -1,49 +1,23 @@
 # Copyright (c) 2026, NHI contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A connection to Redis for modules that work on quotas."""
+"""How modules are told where the Redis is that keeps the quotas."""
 
 from __future__ import annotations
 
-import contextlib
-import traceback
-from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule, env_fallback, missing_required_lib
 
-from .errors import QuotaError
+from .quota_redis import IMPORT_ERROR
 
-try:
-    import redis
-
-    IMPORT_ERROR: str | None = None
-except ImportError:  # pragma: no cover
-    IMPORT_ERROR = traceback.format_exc()
-
-_PATIENCE_SECONDS = 5.0
+REDIS_ARGS: dict[str, dict[str, Any]] = {
+    "redis_url": {"type": "str", "fallback": (env_fallback, ["NHI_REDIS_URL"])},
+    "redis_password": {"type": "str", "no_log": True, "fallback": (env_fallback, ["NHI_REDIS_PASSWORD"])},
+}
 
 
 def require_redis(module: AnsibleModule) -> None:
     """Fail with what to install where the package is missing."""
     if IMPORT_ERROR is not None:
         module.fail_json(msg=missing_required_lib("redis"), exception=IMPORT_ERROR)
-
-
-@contextlib.contextmanager
-def open_redis(url: str, password: str | None) -> Iterator[Any]:
-    """A client; whatever goes wrong is a QuotaError without the password."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss", "unix") or parts.password:
-        raise QuotaError("redis_url must be redis://HOST:PORT/DB without a password: use redis_password for that")
-    client = redis.Redis.from_url(
-        url, password=password or None, socket_timeout=_PATIENCE_SECONDS, socket_connect_timeout=_PATIENCE_SECONDS
-    )
-    where = f"{parts.hostname or parts.path}:{parts.port or 6379}"
-    try:
-        yield client
-    except redis.RedisError as error:
-        raise QuotaError(f"Redis at {where}, which keeps the quotas, can not be used: {error}.") from error
-    finally:
-        client.close()

@@ -39,6 +39,7 @@ _MEANT: dict[str, tuple[str, ...]] = {
     ),
     "storage": ("status", "type", "content", "shared", "freshness"),
     "services": ("purpose", "address", "health", "freshness"),
+    "api_providers": ("zone", "limits", "freshness"),
     # Messages of alerts carry numbers and times that tick; whether there is one, and how bad, is what counts.
     "alerts": ("severity",),
 }
@@ -47,6 +48,7 @@ _KEYS: dict[str, Callable[[Fact], str]] = {
     "guests": lambda fact: str(fact["vmid"]),
     "storage": lambda fact: str(fact["id"]),
     "services": lambda fact: f"{fact['service']}/{fact['vmid']}",
+    "api_providers": lambda fact: str(fact["provider"]),
     "alerts": lambda fact: str(fact["id"]),
 }
 Meaning = dict[str, dict[str, dict[str, Any]]]
@@ -56,7 +58,12 @@ def meaning(document: Document | None) -> Meaning:
     """What a document says, without what ticks: kind -> identity -> facts."""
     if document is None:
         return {kind: {} for kind in _MEANT}
-    lists = {**document["infrastructure"], "alerts": document["alerts"]}
+    # Whoever else writes providers need not know all of this.
+    providers = [
+        {**dict.fromkeys(_MEANT["api_providers"]), **provider, "provider": name}
+        for name, provider in document["api_providers"].items()
+    ]
+    lists = {**document["infrastructure"], "api_providers": providers, "alerts": document["alerts"]}
     return {
         kind: {_KEYS[kind](fact): {name: fact[name] for name in names} for fact in lists[kind]}
         for kind, names in _MEANT.items()

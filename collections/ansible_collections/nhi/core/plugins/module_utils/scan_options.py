@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ParameterError
 from .scan_guests import Lifetimes
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from .scan_quotas import ScannedRedis
 
 _MOST_PER_NODE = 32
 
@@ -35,7 +40,10 @@ def guest_wish(wanted: Iterable[str | int]) -> GuestWish:
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """How thorough a scan is, and how hard it may push."""
+    """How thorough a scan is, and how hard it may push.
+
+    ``quotas`` is a connection to the Redis that keeps them, for a scan of everything.
+    """
 
     per_node: int = 4
     everything: bool = False
@@ -44,9 +52,12 @@ class ScanOptions:
     probe_deadline_seconds: float = 10.0
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     guests: GuestWish = GuestWish()
+    quotas: AbstractContextManager[ScannedRedis] | None = None
 
 
-def options_from_params(params: Mapping[str, Any]) -> ScanOptions:
+def options_from_params(
+    params: Mapping[str, Any], quotas: AbstractContextManager[ScannedRedis] | None = None
+) -> ScanOptions:
     """Options from a module's parameters; refuses numbers that make no sense."""
     per_node, port = int(params["concurrency"]), int(params["guest_health_port"])
     if not 1 <= per_node <= _MOST_PER_NODE:
@@ -68,4 +79,5 @@ def options_from_params(params: Mapping[str, Any]) -> ScanOptions:
             dead_agent_seconds=float(params["dead_agent_ttl_seconds"]),
         ),
         guests=guest_wish(params.get("guests") or ()),
+        quotas=quotas,
     )

@@ -19,6 +19,7 @@ from .scan_changes import changed_guests, difference, meaning, merge_infrastruct
 from .scan_memory import ScanMemory
 from .scan_options import ScanOptions
 from .scan_partial import PartialResult, PartialScanner, patched
+from .scan_quotas import Providers, scan_quotas
 from .state_document import Document, counts, empty_document, utc_now
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ def new_document(
     current: Document | None,
     by: Mapping[str, str],
     duration_seconds: float,
+    providers: Providers | None = None,
 ) -> Document:
-    """The document to write: the scan on top of the current state, whose other domains stay as they are."""
+    """The document to write: the scan on top of the current state, whose other domains stay as they are.
+
+    ``providers`` are the quotas that the scan read; None where it did not ask for them.
+    """
     document = dict(current) if current else empty_document(by, utc_now())
     old = current["infrastructure"] if current else None
     if current is not None and current is not base:
@@ -42,6 +47,8 @@ def new_document(
     else:
         infrastructure = result.infrastructure
     document["infrastructure"] = infrastructure
+    if providers is not None:
+        document["api_providers"] = dict(providers)
     document["alerts"] = compute_alerts(result.found_alerts, current["alerts"] if current else (), result.observed_at)
     document["meta"] = {
         **document["meta"],
@@ -57,17 +64,22 @@ def new_document(
 
 
 def write_scan(
-    store: StateStore, result: ScanResult, base: StateSnapshot | None, by: Mapping[str, str], duration_seconds: float
+    store: StateStore,
+    result: ScanResult,
+    base: StateSnapshot | None,
+    by: Mapping[str, str],
+    duration_seconds: float,
+    providers: Providers | None = None,
 ) -> StateSnapshot:
     """Write a scan down; when somebody else wrote since base was read, on top of what they wrote."""
     before = base.document if base else None
     try:
         return store.write(
-            new_document(result, before, before, by, duration_seconds),
+            new_document(result, before, before, by, duration_seconds, providers),
             expected_checksum=base.checksum if base else None,
         )
     except ConflictError:
-        return store.amend(lambda current: new_document(result, before, current, by, duration_seconds))
+        return store.amend(lambda current: new_document(result, before, current, by, duration_seconds, providers))
 
 
 def write_partial(store: StateStore, result: PartialResult, base: StateSnapshot) -> StateSnapshot:
@@ -85,6 +97,7 @@ class ScanReport:
     changed_guests: list[dict[str, Any]]
     durations: dict[str, float]
     result: ScanResult
+    warnings: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -134,6 +147,7 @@ def run_scan(
     base = store.read_or_none()
     memory = ScanMemory.load(directory, endpoint)
     result: ScanResult
+    warnings: tuple[str, ...] = ()
     if options.guests and base is not None:
         result = partial = PartialScanner(client, memory, catalogue, options, identity=identity).scan_guests(
             base.document
@@ -144,15 +158,18 @@ def run_scan(
             memory.save_only(directory, partial.vmids)
     else:
         result = Scanner(client, memory, catalogue, options, identity=identity).scan(base.document if base else None)
+        old = base.document if base else None
+        seen = scan_quotas(options.quotas, old["api_providers"] if old else {}) if options.quotas is not None else None
+        warnings = (seen.warning,) if seen and seen.warning else ()
+        providers = seen.providers if seen else None
         writing = time.perf_counter()
         if dry_run:
-            old = base.document if base else None
-            document = new_document(result, old, old, by, writing - started)
+            document = new_document(result, old, old, by, writing - started, providers)
         else:
-            document = write_scan(store, result, base, by, writing - started).document
+            document = write_scan(store, result, base, by, writing - started, providers).document
             memory.save(directory)
     diff = difference(meaning(base.document if base else None), meaning(document))
     ended = time.perf_counter()
     durations = {**result.durations, "write": round(ended - writing, 4), "total": round(ended - started, 4)}
     changed = base is None or diff["before"] != diff["after"]
-    return ScanReport(document, changed, diff, changed_guests(diff, document), durations, result)
+    return ScanReport(document, changed, diff, changed_guests(diff, document), durations, result, warnings)

@@ -147,14 +147,15 @@ reserved:
 import uuid
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, env_fallback
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nhi.core.plugins.module_utils._audited import audited
-from ansible_collections.nhi.core.plugins.module_utils._quota_redis import open_redis, require_redis
+from ansible_collections.nhi.core.plugins.module_utils._quota_redis import REDIS_ARGS, require_redis
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.audit import Attempt
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.quota import LIMIT_NAMES, Limits
 from ansible_collections.nhi.core.plugins.module_utils.quota_desk import Quota, Terms
+from ansible_collections.nhi.core.plugins.module_utils.quota_redis import open_redis
 
 ARGUMENT_SPEC: dict[str, Any] = {
     **STATE_ARGS,
@@ -166,8 +167,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "tokens": {"type": "int", "no_log": False},
     "limits": {"type": "dict", "options": {name: {"type": "int", "no_log": False} for name in LIMIT_NAMES}},
     "zone": {"type": "str"},
-    "redis_url": {"type": "str", "required": True, "fallback": (env_fallback, ["NHI_REDIS_URL"])},
-    "redis_password": {"type": "str", "no_log": True, "fallback": (env_fallback, ["NHI_REDIS_PASSWORD"])},
+    **REDIS_ARGS,
+    "redis_url": {**REDIS_ARGS["redis_url"], "required": True},
 }
 
 

@@ -104,7 +104,22 @@ options:
         sooner.
     type: float
     default: 600.0
+  redis_url:
+    description:
+      - Redis in which the router keeps the quotas of providers of language models, without a password. Each scan of
+        everything writes them to C(api_providers) of the state.
+      - When it can not be reached, what was known is kept and marked V(stale), with a warning.
+      - Uses the E(NHI_REDIS_URL) environment variable if not specified. Without both the quotas stay as they are.
+    type: str
+    version_added: "0.2.0"
+  redis_password:
+    description:
+      - Password of Redis.
+      - Uses the E(NHI_REDIS_PASSWORD) environment variable if not specified.
+    type: str
+    version_added: "0.2.0"
 requirements:
+  - redis >= 5.0 (only with O(redis_url))
   - jsonschema >= 4.0 (only to explain what is wrong with a state that is not valid)
 seealso:
   - module: nhi.core.nhi_state
@@ -201,11 +216,13 @@ from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
     ProxmoxClient,
     endpoint_from_params,
 )
+from ansible_collections.nhi.core.plugins.module_utils._quota_redis import REDIS_ARGS, require_redis
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.about import this_program
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import load_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.interrupts import InterruptedRunError, Interrupts
+from ansible_collections.nhi.core.plugins.module_utils.quota_redis import open_redis
 from ansible_collections.nhi.core.plugins.module_utils.scan_options import options_from_params
 from ansible_collections.nhi.core.plugins.module_utils.scan_partial import unknown_guests
 from ansible_collections.nhi.core.plugins.module_utils.scan_write import ScanReport, run_scan
@@ -215,7 +232,8 @@ from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 def run(params: dict[str, Any], *, dry_run: bool) -> ScanReport:
     """Scan as the options say."""
     endpoint = endpoint_from_params(params)
-    options, catalogue = options_from_params(params), load_catalogue(params["catalogue"])
+    quotas = open_redis(params["redis_url"], params["redis_password"]) if params["redis_url"] else None
+    options, catalogue = options_from_params(params, quotas), load_catalogue(params["catalogue"])
     with ProxmoxClient(endpoint) as client:
         return run_scan(
             StateStore(params["state_dir"]),
@@ -235,6 +253,7 @@ def main() -> None:
         argument_spec={
             **PROXMOX_ARGS,
             **STATE_ARGS,
+            **REDIS_ARGS,
             "catalogue": {"type": "list", "elements": "dict", "default": []},
             "concurrency": {"type": "int", "default": 4},
             "full": {"type": "bool", "default": False},
@@ -248,6 +267,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if module.params["redis_url"]:
+        require_redis(module)
     try:
         with Interrupts():
             report = run(module.params, dry_run=module.check_mode)
@@ -257,6 +278,8 @@ def main() -> None:
         module.fail_json(msg=str(error))
     for name in unknown_guests(report.result):
         module.warn(f"No guest that this token may see is called {name}, and the last state knows none either.")
+    for warning in report.warnings:
+        module.warn(warning)
     result = report.as_data()
     if module._diff:
         result["diff"] = report.diff

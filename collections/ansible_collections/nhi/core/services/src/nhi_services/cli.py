@@ -251,6 +251,8 @@ def _scan(settings: Settings, arguments: argparse.Namespace) -> None:
         health_checks=not arguments.no_health_checks,
         dry_run=arguments.check,
     )
+    for warning in report.warnings:
+        print(f"nhi: {warning}", file=sys.stderr)
     if arguments.json:
         print(state_commands.as_text(report.as_data()))
     else:

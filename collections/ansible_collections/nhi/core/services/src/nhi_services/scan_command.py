@@ -5,20 +5,24 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.nhi.core.plugins.module_utils.about import this_program
 from ansible_collections.nhi.core.plugins.module_utils.catalogue_files import read_catalogue
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_client import ProxmoxClient, endpoint_from_params
+from ansible_collections.nhi.core.plugins.module_utils.quota_redis import IMPORT_ERROR, open_redis
 from ansible_collections.nhi.core.plugins.module_utils.scan_options import options_from_params
 from ansible_collections.nhi.core.plugins.module_utils.scan_write import ScanReport, run_scan
 from ansible_collections.nhi.core.plugins.module_utils.state import StateStore
 
+from nhi_services.postgres import read_password
 from nhi_services.settings import SECRET_VARIABLE, Settings, SettingsError
 from nhi_services.words import amount
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
 _NEEDED = {
     "api_host": "PROXMOX_HOST",
@@ -40,7 +44,8 @@ def scan(
             **settings.scan,
             "full": full or settings.scan["full"],
             "health_checks": health_checks and settings.scan["health_checks"],
-        }
+        },
+        _quotas(settings),
     )
     catalogue = read_catalogue(settings.catalogue)
     with ProxmoxClient(endpoint) as client:
@@ -54,6 +59,16 @@ def scan(
             by=this_program("nhi scan"),
             dry_run=dry_run,
         )
+
+
+def _quotas(settings: Settings) -> AbstractContextManager[Any] | None:
+    url = settings.quotas.get("redis_url")
+    if not url:
+        return None
+    if IMPORT_ERROR is not None:
+        raise SettingsError("the Python package redis is missing, and redis_url is set: install nhi-services[quotas]")
+    file = settings.quotas.get("redis_password_file")
+    return open_redis(url, read_password(os.environ, "NHI_REDIS_PASSWORD", "redis_password", file))
 
 
 def require_proxmox(proxmox: Mapping[str, Any]) -> None:

@@ -32,6 +32,11 @@ _PROXMOX_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {
 }
 # The playbooks read it too: a lab in memory sets it, because nothing listens in its guests.
 _SCAN_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {"guest_health_port": ("NHI_GUEST_HEALTH_PORT", int)}
+# The Redis in which the router keeps quotas; the module nhi_quota reads the variable too.
+_QUOTA_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {
+    "redis_url": ("NHI_REDIS_URL", str),
+    "redis_password_file": ("NHI_REDIS_PASSWORD_FILE", str),
+}
 _RESTART_VARIABLES: Final[Mapping[str, tuple[str, type]]] = {
     "health_timeout": ("NHI_HEALTH_TIMEOUT", float), "ssh_user": ("NHI_SSH_USER", str),
     "ssh_private_key": ("NHI_SSH_KEY", str), "known_hosts": ("NHI_KNOWN_HOSTS", str),
@@ -68,6 +73,8 @@ class Settings:
     restart: Mapping[str, Any] = field(default_factory=dict)
     retention: Retention = field(default_factory=Retention)
     router: Mapping[str, str] = field(default_factory=dict)
+    # Where the quotas are: redis_url, and redis_password_file.
+    quotas: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_settings(
@@ -86,7 +93,7 @@ def read_settings(
     _refuse_unknown(router, tuple(_ROUTER_VARIABLES), f"[router] of {path}")
     defaults = _scan_defaults()
     _refuse_unknown(proxmox, (*_PROXMOX_VARIABLES, "api_token_secret_file"), f"[proxmox] of {path}")
-    _refuse_unknown(scan, (*defaults, "catalogue"), f"[scan] of {path}")
+    _refuse_unknown(scan, (*defaults, *_QUOTA_VARIABLES, "catalogue"), f"[scan] of {path}")
     return Settings(
         state_dir=_state_dir(environment, content, path, state_dir),
         proxmox={
@@ -110,6 +117,10 @@ def read_settings(
         router={
             **{name: _typed(value, str, name, path) for name, value in router.items()},
             **_from_environment(environment, _ROUTER_VARIABLES),
+        },
+        quotas={
+            **{name: _typed(scan[name], str, name, path) for name in _QUOTA_VARIABLES if name in scan},
+            **_from_environment(environment, _QUOTA_VARIABLES),
         },
     )
 

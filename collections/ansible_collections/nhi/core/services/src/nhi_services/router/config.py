@@ -9,6 +9,7 @@ Everything is checked before anything of it is used, so a reload with a mistake 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -405,7 +406,11 @@ def hash_key(key: str) -> str:
 
 
 def read_secret_file(path: Path) -> str:
-    """A key from its file, without the end of its line; ConfigError without the content."""
+    """A key from its file, without the end of its line; ConfigError without the content.
+
+    A name without a directory is one of systemd's credentials, where it gives the service any.
+    """
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / path
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -145,6 +145,15 @@ class Router:
         await self.live.redis.aclose()
 
 
+def tell_systemd(state: str) -> None:
+    """Say how far the service is (sd_notify), where systemd asked for it."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+            systemd.sendall(state.encode())
+
+
 async def serve(router: Router, *, reuse_port: bool = False, ready: Callable[[], None] = lambda: None) -> None:
     """Run until SIGTERM or SIGINT."""
     ended = asyncio.Event()
@@ -153,8 +162,10 @@ async def serve(router: Router, *, reuse_port: bool = False, ready: Callable[[],
         loop.add_signal_handler(number, ended.set)
     loop.add_signal_handler(signal.SIGHUP, router.reload)
     await router.start(reuse_port=reuse_port)
+    tell_systemd("READY=1")
     ready()
     await ended.wait()
+    tell_systemd("STOPPING=1")
     await router.stop()
 
 
@@ -178,6 +189,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
+    # A reload before there is anything to reload does not end the program.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(level=arguments.log_level.upper(), handlers=[handler])
     if arguments.port is not None and not arguments.dev:
         parser.error("--port goes with --dev: elsewhere router.yml says it")

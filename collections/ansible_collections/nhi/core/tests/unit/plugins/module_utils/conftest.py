@@ -29,7 +29,8 @@ def cluster() -> FakeCluster:
 @pytest.fixture
 def scan(cluster: FakeCluster, tmp_path: Path) -> Scan:
     def run(**more: Any) -> ScanReport:
-        options = ScanOptions(health_checks=False, everything=more.pop("everything", False))
+        wanted = {name: more.pop(name) for name in ("everything", "quotas") if name in more}
+        options = ScanOptions(health_checks=False, **wanted)
         cluster.forget()
         settings = {"endpoint": "lab", "identity": "nhi@pve!reader", "by": this_program("test"), **more}
         return run_scan(StateStore(tmp_path), cluster, {}, options, **settings)
