@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job from nothing: a lab, the blueprint's guests, a service by name, the truth about it, a plan.
+# The main job from nothing: a lab, the blueprint's guests, a service by name, the truth about it, a plan, a router.
 # Called by `make demo`, which has made the virtual environment. Every command is printed before it runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 started=$SECONDS
 number=0
-total=7
+total=8
 
 step() {
     number=$((number + 1))
@@ -46,6 +46,9 @@ run ansible localhost -m ansible.builtin.debug -a "msg={{ lookup('nhi.core.nhi_e
 
 step "A dry run: what would destroying PostgreSQL break?"
 run ansible-playbook playbooks/destroy_guest.yml -e guest=postgres-lxc --check
+
+step "Three agents share two language model providers, of which one is used up"
+run python scripts/demo_router.py
 
 step "The lab as it is now"
 run nhi status
