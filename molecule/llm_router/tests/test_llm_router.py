@@ -47,10 +47,18 @@ def answered(host: Any) -> dict[str, Any]:
     return answer
 
 
-def test_a_request_goes_through_is_counted_in_redis_and_written_down(host: Any, answered: dict[str, Any]) -> None:
-    assert answered["choices"][0]["message"]["content"] == "Hello!"
-    (key,) = redis(host, "--scan", "--pattern", "api_quota:mock:*").split()
-    assert int(redis(host, "hget", key, "requests_made")) >= 1
+def used(host: Any) -> int:
+    """Requests of today, with those that the router keeps aside."""
+    keys = redis(host, "--scan", "--pattern", "'api_quota:mock:*'").split()
+    return int(redis(host, "hget", keys[0], "requests_made")) if keys else 0
+
+
+def test_a_request_goes_through_is_counted_in_redis_and_written_down(host: Any) -> None:
+    before = used(host)
+    status, answer = ask(host)
+
+    assert (status, answer["choices"][0]["message"]["content"]) == (200, "Hello!")
+    assert used(host) == before + 1
     query = "SELECT agent, provider, input_tokens, cost_usd FROM router.api_requests LIMIT 1"
     deadline = time.monotonic() + 10
     while not (row := rows(host, query)) and time.monotonic() < deadline:

@@ -36,6 +36,7 @@ def open_redis(url: str, password: str | None) -> Iterator[Any]:
     try:
         yield client
     except redis.RedisError as error:
-        raise QuotaError(f"Redis at {where}, which keeps the quotas, can not be used: {error}.") from error
+        said = str(error).rstrip(".")
+        raise QuotaError(f"Redis at {where}, which keeps the quotas, can not be used: {said}.") from error
     finally:
         client.close()

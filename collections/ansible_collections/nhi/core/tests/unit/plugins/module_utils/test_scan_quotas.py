@@ -92,4 +92,5 @@ def test_a_real_redis_that_is_not_there_does_not_fail_the_scan(scan: Scan, provi
 
     assert providers() == {}
     assert "Redis at 127.0.0.1:1" in report.warnings[0]
+    assert ".." not in report.warnings[0]
     assert "s3cret" not in report.warnings[0]
