@@ -66,7 +66,7 @@ def _quotas(settings: Settings) -> AbstractContextManager[Any] | None:
     if not url:
         return None
     if IMPORT_ERROR is not None:
-        raise SettingsError("the Python package redis is missing, and redis_url is set: install nhi-services[quotas]")
+        raise SettingsError("the Python package redis is missing, and redis_url is set: install nhi-services[redis]")
     file = settings.quotas.get("redis_password_file")
     return open_redis(url, read_password(os.environ, "NHI_REDIS_PASSWORD", "redis_password", file))
 
