@@ -223,7 +223,7 @@ def _is_of(pid: int, home: Path) -> bool:
     done = subprocess.run(
         ["ps", "-ww", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False
     )  # fmt: skip
-    state, _, command = done.stdout.strip().partition(" ")
+    state, _space, command = done.stdout.strip().partition(" ")
     # Valkey shows its socket as what it was called with.
     return not state.startswith("Z") and (str(home) in command or "valkey.sock" in command)
 
