@@ -222,7 +222,7 @@ def learned_limits(raw: Mapping[Any, Any]) -> dict[str, dict[str, int]]:
     """Limits by model (empty: of the provider) from the hash in which they are kept."""
     found: dict[str, dict[str, int]] = {}
     for name, value in raw.items():
-        model, _, limit = _text(name).rpartition("|")
+        model, _bar, limit = _text(name).rpartition("|")
         found.setdefault(model, {})[limit] = int(value)
     return found
 

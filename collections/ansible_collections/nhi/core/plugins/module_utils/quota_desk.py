@@ -99,7 +99,7 @@ class Quota:
         raw.pop("zone", None)
         found: dict[str, dict[str, int]] = {}
         for name, value in raw.items():
-            model, _, limit = name.rpartition("|")
+            model, _bar, limit = name.rpartition("|")
             found.setdefault(model, {}).update({limit: int(value)} if limit in LIMIT_NAMES else {})
         learned = learned_limits(self._client.hgetall(redis_keys.quota_limits_key(self.provider)))
         limits = {model: Limits(**values) for model, values in found.items()}
@@ -134,7 +134,7 @@ class Quota:
         """Count requests as used, all or none; QuotaError with the wait where there is no room."""
         scope = terms.scope(self.provider, model)
         taken: list[Reservation] = []
-        for _ in range(requests):
+        for _number in range(requests):
             call = ReserveCall(new_id(), [Wish(scope, tokens)], self.now_ms(), book=_MANUAL_BOOK)
             verdict = call.verdict(self._run(call.call))
             if verdict.reservation is None:

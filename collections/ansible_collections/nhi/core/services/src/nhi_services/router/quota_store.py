@@ -143,7 +143,7 @@ class Settler:
                     LOG.debug("settling waits: %s", error)
                     await asyncio.sleep(_RETRY_SECONDS)
                     continue
-                for _ in batch:
+                for _call in batch:
                     self._waiting.popleft()
             self._idle.set()
 
@@ -249,7 +249,7 @@ class QuotaStore:
 
     async def reserve(self, wishes: Sequence[Wish]) -> Verdict:
         """Reserve the first that has room, in Redis, or while that is lost from what was set aside."""
-        for _ in range(3):
+        for _attempt in range(3):
             call = ReserveCall(uuid.uuid4().hex, wishes, self.now_ms, book=self.book)
             try:
                 answer = await asyncio.wait_for(self.runner.run(call.call), self._patience)
@@ -285,7 +285,7 @@ class QuotaStore:
         """Bring what is set aside for a model to a number, while Redis answers."""
         for surplus in self.grants.drop(scope.model, self.now_ms, wanted):
             self.refund(surplus)
-        for _ in range(wanted - self.grants.held(scope.model)):
+        for _number in range(wanted - self.grants.held(scope.model)):
             call = ReserveCall(uuid.uuid4().hex, [Wish(daily_only(scope), _GRANT_TOKENS)], self.now_ms, book=self.book)
             verdict = call.verdict(await self.runner.run(call.call))
             if verdict.reservation is None:
