@@ -78,6 +78,8 @@ class Admission:
             if lease is not None:
                 return lease
             self._give_up_unless_waiting(decision, 0.0)
+        elif self._wanted.when_busy != "wait":
+            raise BusyError(self._decide(), 0.0)
         with room.seat(models, self._wanted.agent.priority) as waiter:
             self._waiter = waiter
             try:
@@ -110,17 +112,22 @@ class Admission:
                 message = f"No model of {self._wanted.demand.task} can take this: {tried}."
                 raise ApiError(400, message, code="unsupported")
             raise ApiError(502, f"Every model that was asked failed: {tried}.", code="upstream_failed")
+        self.refuse_impossible(decision)
+        never = decision.retry_ms is not None and decision.retry_ms / 1000 > self._deadline - time.monotonic()
+        if self._wanted.when_busy != "wait" or time.monotonic() >= self._deadline or never:
+            raise BusyError(decision, waited)
+        self.failures.clear()
+        self.was_limit = False
+
+    def refuse_impossible(self, decision: Decision | None = None) -> None:
+        """ApiError 400 for what no model can take, now or later."""
+        decision = decision or self._decide()
         outs = [candidate for candidate in decision.candidates if candidate.out]
         lasting = [c for c in outs if c.retry_ms is None and ("can not do" in c.out or "tokens" in c.out)]
         if outs and len(lasting) == len(decision.candidates):
             reasons = "; ".join(f"{c.model}: {c.out}" for c in lasting)
             code = "context_length_exceeded" if any("tokens" in c.out for c in lasting) else "unsupported"
             raise ApiError(400, f"No model of {self._wanted.demand.task} can take this: {reasons}.", code=code)
-        never = decision.retry_ms is not None and decision.retry_ms / 1000 > self._deadline - time.monotonic()
-        if self._wanted.when_busy != "wait" or time.monotonic() >= self._deadline or never:
-            raise BusyError(decision, waited)
-        self.failures.clear()
-        self.was_limit = False
 
     def _decide(self) -> Decision:
         picture, demand = self._setup.picture, self._wanted.demand

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -175,6 +176,9 @@ class RoutingConfig(_Part):
     assumed_latency_ms: Annotated[float, Field(gt=0)] = 1000.0
     latency_memory_seconds: Seconds = 600.0
     wait_seconds: Seconds = 300.0
+    # To when a request may be postponed by whoever is given the choice.
+    postpone_to: time = time(8)
+    postpone_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
     cooldown_seconds: Seconds = 5.0
     longest_cooldown_seconds: Seconds = 300.0
     breaker_failures: Annotated[int, Field(ge=1)] = 5

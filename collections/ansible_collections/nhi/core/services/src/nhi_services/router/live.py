@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 
 from nhi_services.router.config import AgentConfig, RouterConfig
+from nhi_services.router.deferred import DeferredStore
 from nhi_services.router.picture import Picture
 from nhi_services.router.quota_store import QuotaStore
 from nhi_services.router.spending import Spending
@@ -68,6 +69,8 @@ class Live:
     upstream: Upstream
     recorders: list[Recorder] = field(default_factory=list)
     purse: Spending | None = None
+    # None where no PostgreSQL is configured.
+    deferred: DeferredStore | None = None
     collectors: list[Collector] = field(default_factory=list)
     room: WaitRoom = field(default_factory=WaitRoom)
     # What others add to the status, by name.

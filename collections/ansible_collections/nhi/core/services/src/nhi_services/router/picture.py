@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from ansible_collections.nhi.core.plugins.module_utils.quota import Limits, Usage, share_left
+from ansible_collections.nhi.core.plugins.module_utils.quota import Limits, Usage, day_at, share_left
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import Refusal, Scope, Verdict
 from ansible_collections.nhi.core.plugins.module_utils.quota_projection import Projection
 from ansible_collections.nhi.core.plugins.module_utils.routing import Model, Reading
@@ -162,6 +162,9 @@ class Picture:
         runway = projection.runway if projection else 1.0
         latency = (state.first_tokens if stream else state.times).mean()
         closed, retry = self._closed(state)
+        if left <= 0 and retry is None:
+            now = time.time_ns() // 1_000_000
+            retry = max(1, day_at(state.scope.zone, now).end_ms - now)
         return Reading(left, runway, latency, closed, retry)
 
     def _closed(self, state: ModelState) -> tuple[str, int | None]:
