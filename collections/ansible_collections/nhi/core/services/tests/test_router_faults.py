@@ -20,12 +20,13 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import web
+from ansible_collections.nhi.core.plugins.module_utils.redis_keys import spend_book_key
 from nhi_services.router import app
 from nhi_services.router.quota_store import wall_ms
 
 from .mock_provider import MockProvider, hang
 from .router_process import RouterProcess
-from .router_world import CHAT, World, configuration, merge, play
+from .router_world import CHAT, KEY, World, configuration, digest, merge, play
 from .valkey_server import ValkeyServer, valkey
 
 
@@ -340,8 +341,11 @@ def test_hanging_up_at_any_moment_leaves_no_reservation_open(server: ValkeyServe
         used = await world.used("good") - world.router.live.store.grants.held("good-model")
         assert used >= len(world.providers["good"].seen), "what was sent is counted"
         assert server.client().hlen(world.router.live.store.book) == 2 * 20, "no reservation is left open"
+        assert server.client().hlen(spend_book_key(world.router.instance)) == 0, "nor any money"
 
-    play(server, work)
+    agents = [{"name": "aider", "key_sha256": digest(KEY), "task": "code", "daily_budget_usd": 1000}]
+    priced = {"good": {"models": {"good-model": {"price": {"input": 1, "output": 1}}}}}
+    play(server, work, agents=agents, providers=priced)
 
 
 def test_a_client_that_hangs_up_while_it_waits_leaves_the_line(server: ValkeyServer) -> None:
@@ -390,7 +394,7 @@ def test_sigterm_lets_streams_end_and_takes_no_more(server: ValkeyServer, tmp_pa
         provider = MockProvider("good", delay=1.5)
         await provider.start()
         router = RouterProcess(tmp_path / "router", configuration(server, {"good": provider})).start()
-        headers = {"Authorization": "Bearer key-of-aider"}
+        headers = {"Authorization": f"Bearer {KEY}"}
         try:
             async with aiohttp.ClientSession() as session:
                 url, body = router.url + "/v1/chat/completions", {"model": "nhi/code", **CHAT}

@@ -22,6 +22,7 @@ from ansible_collections.nhi.core.plugins.module_utils.routing import Model, Rea
 from nhi_services.router.config import RouterConfig
 
 LATENCIES: Final = 100
+_DAY_LOOK_SECONDS: Final = 1.0
 
 
 class Ring:
@@ -95,16 +96,20 @@ class ModelState:
     usage: Usage = field(default_factory=Usage)
     closed: str = ""
     closed_until: float = 0.0
+    # When there is hope, where that is later than the next look.
+    hope_at: float = 0.0
     in_flight: int = 0
     failures_in_a_row: int = 0
 
-    def close(self, reason: str, seconds: float) -> None:
-        """Do not ask it for so many seconds."""
-        self.closed, self.closed_until = reason, max(self.closed_until, time.monotonic() + seconds)
+    def close(self, reason: str, seconds: float, hope_seconds: float = 0.0) -> None:
+        """Do not ask it for so many seconds; those who wait are told of the hope, if that is later."""
+        now = time.monotonic()
+        self.closed, self.closed_until = reason, max(self.closed_until, now + seconds)
+        self.hope_at = now + hope_seconds
 
     def reopen(self) -> None:
         """It can be asked."""
-        self.closed, self.closed_until = "", 0.0
+        self.closed, self.closed_until, self.hope_at = "", 0.0, 0.0
 
 
 class Picture:
@@ -135,7 +140,8 @@ class Picture:
             old = before.states.get(name)
             if old is not None and old.model.provider == state.model.provider:
                 state.times, state.first_tokens, state.usage = old.times, old.first_tokens, old.usage
-                state.closed, state.closed_until, state.breaker = old.closed, old.closed_until, old.breaker
+                state.closed, state.closed_until, state.hope_at = old.closed, old.closed_until, old.hope_at
+                state.breaker = old.breaker
         self.preferred, self.gpu_light = before.preferred, before.gpu_light
         for provider, learned in before.learned.items():
             if provider in self.config.providers:
@@ -168,9 +174,9 @@ class Picture:
         return Reading(left, runway, latency, closed, retry)
 
     def _closed(self, state: ModelState) -> tuple[str, int | None]:
-        rest = state.closed_until - time.monotonic()
-        if rest > 0:
-            return state.closed or "closed", max(1, round(rest * 1000))
+        now = time.monotonic()
+        if state.closed_until > now:
+            return state.closed or "closed", max(1, round((max(state.closed_until, state.hope_at) - now) * 1000))
         if state.breaker.is_open():
             return f"it failed {state.breaker.in_a_row} times in a row", state.breaker.retry_ms()
         config = self.config.providers[state.model.provider]
@@ -195,7 +201,10 @@ class Picture:
     def _refused(self, refusal: Refusal) -> None:
         state = self.states.get(refusal.model)
         if state is not None:
-            state.close(_REASONS.get(refusal.reason, refusal.reason.replace("_", " ")), refusal.retry_ms / 1000)
+            words, seconds = _REASONS.get(refusal.reason, refusal.reason.replace("_", " ")), refusal.retry_ms / 1000
+            # What others have reserved of a day may come back long before it is over.
+            is_daily = refusal.reason.endswith("_per_day")
+            state.close(words, min(seconds, _DAY_LOOK_SECONDS) if is_daily else seconds, seconds)
 
     def begin(self, name: str) -> None:
         """A request goes to a model."""
