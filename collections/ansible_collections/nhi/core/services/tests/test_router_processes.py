@@ -42,11 +42,15 @@ def server() -> Iterator[ValkeyServer]:
 class Counting(MockProvider):
     """Counts, and keeps nothing else."""
 
-    count = 0
+    def __init__(self, limit: int) -> None:
+        super().__init__("good")
+        self.count, self.limit, self.third = 0, limit, asyncio.Event()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.count += 1
+        if self.count >= self.limit // 3:
+            self.third.set()
         return web.json_response(self.whole(request, body))
 
 
@@ -55,7 +59,7 @@ class Trial:
 
     def __init__(self, server: ValkeyServer, home: Path, limit: int) -> None:
         self.limit = limit
-        self.provider = Counting("good")
+        self.provider = Counting(limit)
         self.server = server
         self.home = home
         self.routers: list[RouterProcess] = []
@@ -139,8 +143,7 @@ def test_the_limit_is_used_up_and_not_exceeded(server: ValkeyServer, tmp_path: P
 def test_a_router_that_is_killed_lets_nobody_send_more(server: ValkeyServer, tmp_path: Path) -> None:
     async def work(there: Trial) -> None:
         loading = asyncio.create_task(there.load(REQUESTS))
-        while there.provider.count < there.limit // 3:
-            await asyncio.sleep(0.01)
+        await there.provider.third.wait()
         await asyncio.to_thread(there.routers[0].end, signal.SIGKILL)
         await loading
         await asyncio.to_thread(there.routers[0].start)
@@ -155,8 +158,7 @@ def test_a_router_that_is_killed_lets_nobody_send_more(server: ValkeyServer, tmp
 def test_a_redis_that_is_killed_lets_nobody_send_more(server: ValkeyServer, tmp_path: Path) -> None:
     async def work(there: Trial) -> None:
         loading = asyncio.create_task(there.load(REQUESTS))
-        while there.provider.count < there.limit // 3:
-            await asyncio.sleep(0.01)
+        await there.provider.third.wait()
         await asyncio.to_thread(server.kill)
         await asyncio.sleep(0.5)
         await asyncio.to_thread(server.start)

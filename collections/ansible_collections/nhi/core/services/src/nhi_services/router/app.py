@@ -40,6 +40,7 @@ from nhi_services.router.forms import failure_event
 from nhi_services.router.listing import is_anthropic, list_models, one_model
 from nhi_services.router.live import Live, Setup
 from nhi_services.router.metrics import Metrics
+from nhi_services.router.openapi import document
 from nhi_services.router.status import LastRequests, status_of
 from nhi_services.router.trail import Trail
 from nhi_services.router.wanted import Wanted, read_wanted
@@ -84,6 +85,7 @@ class Api:
         app.router.add_get("/v1/nhi/status", self.status)
         self._desk.add_routes(app)
         app.router.add_get("/metrics", self.metrics_text)
+        app.router.add_get("/openapi.json", self.openapi)
         app.router.add_get("/ui", self.ui)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
@@ -238,6 +240,10 @@ class Api:
         """For Prometheus."""
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    async def openapi(self, _request: web.Request) -> web.Response:
+        """What it answers to."""
+        return web.json_response(document())
+
     async def ui(self, _request: web.Request) -> web.Response:
         """The page; what it shows it asks for with a key."""
         page = files("nhi_services.router").joinpath("ui/index.html").read_bytes()
@@ -265,7 +271,9 @@ class Api:
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            return self._told(request, ApiError(error.status, f"{error.reason}.", code="http_error"))
+            told = ApiError(error.status, f"{error.reason}.", code="http_error")
+            told.headers.update({name: error.headers[name] for name in (hdrs.ALLOW,) if name in error.headers})
+            return self._told(request, told)
         except Exception:
             LOG.exception("a request failed")
             return self._told(request, ApiError(500, "The router has a fault; its log says more.", code="internal"))
