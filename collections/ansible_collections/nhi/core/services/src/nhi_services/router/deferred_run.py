@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import aiohttp
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 
+from nhi_services.router.adapted import words_of_refusal
 from nhi_services.router.api_errors import ApiError
 from nhi_services.router.asks import read_ask
 from nhi_services.router.attempts import Attempts, UpstreamRefusalError
@@ -24,7 +25,6 @@ from nhi_services.router.wanted import Wanted, read_wanted
 
 POLL_SECONDS = 5.0
 SOONEST_SECONDS, _LATEST = 5.0, 900.0
-_WORDS: Final = 300
 
 
 class AttemptFailedError(NHIError):
@@ -71,7 +71,7 @@ class Deferring:
             return {"headers": trail.headers(), "body": json.loads(body)}
         except UpstreamRefusalError as error:
             trail.status, trail.outcome = error.status, "refused"
-            words = _words_of(error.body)
+            words = words_of_refusal(error.body)
             raise TaskRefusedError(f"{trail.model} refuses the request (HTTP {error.status}): {words}") from error
         except ApiError as error:
             trail.status, trail.outcome = error.status, "failed"
@@ -97,12 +97,3 @@ def _wanted(claim: Claim, setup: Setup) -> Wanted:
         return replace(read_wanted(claim.payload["headers"], ask, agent, setup), when_busy="deferred")
     except ApiError as error:
         raise TaskRefusedError(error.message) from error
-
-
-def _words_of(body: bytes) -> str:
-    """The provider's own words."""
-    try:
-        found = json.loads(body)["error"]
-        return str(found["message"] if isinstance(found, dict) else found)[:_WORDS]
-    except (ValueError, KeyError, TypeError):
-        return "it does not say why"

@@ -39,6 +39,7 @@ _WORDS: Final = {
     409: "Nothing can answer now, and the options are listed; or the task has ended.",
     413: "The body is too large.", 415: "The body is not JSON.", 422: "The provider can not take it.",
     429: "The budget is used up.", 502: "Every model that was asked failed.",
+    529: "No model can answer now, a part is lost, or the router stops; Retry-After says when to come back.",
     503: "No model can answer now, a part is lost, or the router stops; Retry-After says when to come back.",
 }  # fmt: skip
 
@@ -87,9 +88,13 @@ def _ask(summary: str, request: str, answer: str, error: str = "Error", *, strea
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(request)}}},
         "responses": {
             "200": good, "202": _json("It is deferred.", _ref("Accepted")),
-            **_errors(400, 401, 402, 403, 404, 408, 409, 413, 415, 422, 429, 502, 503, schema=error),
+            **_errors(400, 401, 402, 403, 404, 408, 409, 413, 415, 422, 429, 502, _busy(error), schema=error),
         },
     }  # fmt: skip
+
+
+def _busy(error: str) -> int:
+    return 529 if error == "AnthropicError" else 503
 
 
 def _path(name: str, schema: Schema | None = None) -> Schema:
@@ -105,6 +110,9 @@ def _schemas() -> dict[str, Schema]:
     common: dict[str, Schema] = {"model": {"type": "string", "maxLength": 200}, "stream": {"type": ["boolean", "null"]}}
     limits = {"max_tokens": _POSITIVE, "max_completion_tokens": _POSITIVE}
     messages = {"type": "array", "items": message, "minItems": 1}
+    content: Schema = {"anyOf": [_TEXT, {"type": "array", "items": _object({"type": _TEXT})}]}
+    turn = _object({"role": {"enum": ["user", "assistant"]}, "content": content})
+    turns = {"type": "array", "items": turn, "minItems": 1}
     options = {"type": "array", "items": _object({"option": _TEXT, "description": _TEXT, "send": _ANY})}
     error = _object({"message": _TEXT, "type": _TEXT_OR_NULL}, {"param": _TEXT_OR_NULL, "code": {}, "options": options})
     task = {
@@ -120,7 +128,13 @@ def _schemas() -> dict[str, Schema]:
         "ChatRequest": _object({"messages": messages}, {**common, **limits, "tools": {"type": ["array", "null"]}}),
         "CompletionRequest": _object({"prompt": _TEXT_OR_LIST}, {**common, **limits}),
         "EmbeddingRequest": _object({"input": _TEXT_OR_LIST}, common),
-        "MessagesRequest": _object({"messages": messages}, {**common, "max_tokens": _POSITIVE}),
+        "MessagesRequest": _object({"messages": turns}, {**common, "max_tokens": _POSITIVE}),
+        "ResponsesRequest": _object(
+            {"input": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": _ANY, "minItems": 1}]}},
+            {**common, "max_output_tokens": _POSITIVE},
+        ),
+        "Response": _object({"output": {"type": "array"}}, {"usage": _ANY}),
+        "Count": _object({"input_tokens": _WHOLE}),
         "Chat": _object({"choices": {"type": "array"}}, {"usage": _ANY}),
         "Embeddings": _object({"data": {"type": "array"}}),
         "Message": _object({"content": {"type": "array"}}),
@@ -146,11 +160,14 @@ def _paths() -> dict[str, Any]:
     explained = _get("What would be chosen now, and why.", _ref("Decision"), 400, 404, 408, 413, 415)
     posted = {**explained, "requestBody": {"required": True, "content": {"application/json": {"schema": chat}}}}
     identity = _path("id")
+    counting = _ask("Count tokens.", "MessagesRequest", "Count", "AnthropicError", streams=False)
     return {
         "/v1/chat/completions": {"post": _ask("Chat.", "ChatRequest", "Chat")},
         "/v1/completions": {"post": _ask("Complete a text.", "CompletionRequest", "Chat")},
         "/v1/embeddings": {"post": _ask("Embed.", "EmbeddingRequest", "Embeddings", streams=False)},
         "/v1/messages": {"post": _ask("Chat in Anthropic's form.", "MessagesRequest", "Message", "AnthropicError")},
+        "/v1/messages/count_tokens": {"post": counting},
+        "/v1/responses": {"post": _ask("The Responses form.", "ResponsesRequest", "Response")},
         "/v1/models": {"get": _get("All models, and the aliases of tasks.", _ref("Models"))},
         "/v1/models/{name}": {"get": _get("One of them.", _ref("Model"), 404, parameters=(_path("name"),))},
         "/v1/nhi/route": {
