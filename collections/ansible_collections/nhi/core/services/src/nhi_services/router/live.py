@@ -49,6 +49,12 @@ class Setup:
         """The price of each model."""
         return self.config.prices()
 
+    @cached_property
+    def queued(self) -> frozenset[str]:
+        """Models of GPUs that have a queue."""
+        providers = self.config.providers.values()
+        return frozenset(name for provider in providers if provider.queue for name in provider.models)
+
     @classmethod
     def of(cls, config: RouterConfig, before: Setup | None = None) -> Setup:
         """Read everything that the configuration names; ConfigError leaves the old one at work."""

@@ -22,6 +22,7 @@ from ansible_collections.nhi.core.plugins.module_utils.routing import Model, Rea
 from nhi_services.router.config import RouterConfig
 
 LATENCIES: Final = 100
+GPU_IS: Final = "the GPU is "
 _DAY_LOOK_SECONDS: Final = 1.0
 
 
@@ -184,7 +185,7 @@ class Picture:
         if most is not None and self.provider_in_flight[state.model.provider] >= most:
             return f"{most} requests are under way there already", 1000
         if config.kind == "local" and config.semaphore and self.gpu_light != "GREEN":
-            return f"the GPU is {self.gpu_light or 'RED: its monitor does not answer'}", None
+            return f"{GPU_IS}{self.gpu_light or 'RED: its monitor does not answer'}", None
         return "", None
 
     def reserved(self, verdict: Verdict) -> None:
