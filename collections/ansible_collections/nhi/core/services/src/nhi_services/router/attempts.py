@@ -94,17 +94,13 @@ class Attempts:
             try:
                 ask = _continued(wanted.ask, said)
                 adapted, answer = await self._send(lease, ask)
-                if answer.status != 200:
-                    await self._refused(lease, answer, adapted)
-                    continue
                 try:
                     async for block in self._relay(lease, adapted, answer, watch):
                         yield block
                 finally:
                     answer.close()
                 if lease.open:
-                    used = (watch.input_tokens, watch.output_tokens) if watch.has_usage else self._guess(watch)
-                    self._succeeded(lease, answer, used, first_token=True)
+                    self._succeeded(lease, answer, self._guess(watch), first_token=True)
                     return
             except UntranslatableError as error:
                 self._unsaid(lease, error.what)
@@ -141,6 +137,9 @@ class Attempts:
 
     async def _relay(self, lease: Lease, adapted: Adapted, answer: Answer, watch: StreamWatch) -> AsyncGenerator[bytes]:
         """Whole events, from the first that is content on; a stream that is not whole ends the lease as failed."""
+        if answer.status != 200:
+            await self._refused(lease, answer, adapted)
+            return
         if not answer.is_stream:
             body = await answer.read(self._timeouts(lease).total)
             raise UpstreamError(f"it answered with {len(body)} bytes that are no stream", sent=True)

@@ -61,7 +61,7 @@ class Line:
         """A lease of a model, or the GPU's answer; ApiError for neither."""
         if not self._setup.queued.intersection(self._wanted.demand.chain):
             return await self._admission.lease()
-        leasing: asyncio.Future[Lease] | None = asyncio.ensure_future(self._admission.lease())
+        leasing, got = asyncio.ensure_future(self._admission.lease()), False
         asking: asyncio.Future[Queued] | None = None
         try:
             while True:
@@ -71,8 +71,8 @@ class Line:
                 tasks: list[asyncio.Future[Any]] = [leasing, *([] if asking is None else [asking])]
                 await asyncio.wait(tasks, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if leasing.done():
-                    lease, leasing = leasing.result(), None
-                    return lease
+                    got = True
+                    return leasing.result()
                 if asking is not None and asking.done():
                     queued = self._ended(asking)
                     if queued is not None:
@@ -80,7 +80,7 @@ class Line:
                     asking = None
         finally:
             self._job = None
-            if leasing is not None:
+            if not got:
                 self.leave(leasing)
             if asking is not None:
                 asking.cancel()
