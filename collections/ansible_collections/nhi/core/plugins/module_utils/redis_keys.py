@@ -18,6 +18,21 @@ GPU_SEMAPHORE: Final = "semaphore:gpu"
 GPU_HEARTBEAT: Final = "semaphore:gpu:heartbeat"
 
 
+def gpu_queue_key(priority: str) -> str:
+    """Jobs that wait for the GPU, by priority (high, medium, low): a list, the next at its head."""
+    return f"gpu_queue:{priority}"
+
+
+def gpu_result_key(job: str) -> str:
+    """What came of a job: a text with an expiry, set by the worker and taken by whoever waits."""
+    return f"gpu_result:{job}"
+
+
+def gpu_cancelled_key(job: str) -> str:
+    """That nobody waits for a job any more: a text with an expiry, which a worker looks at before and during it."""
+    return f"gpu_cancelled:{job}"
+
+
 def quota_key(provider: str, date: str) -> str:
     """What was used of a provider on a day of its own: a hash with an expiry (blueprint 4.2)."""
     return f"api_quota:{provider}:{date}"

@@ -115,7 +115,7 @@ async def world(server: ValkeyServer, names: list[str] | None = None, **config: 
         free = MockProvider()
         await free.start()
         await free.stop()
-        settings = merge(configuration(server, providers), {"listen": {"port": free.port}, **config})
+        settings = merge(configuration(server, providers), merge(config, {"listen": {"port": free.port}}))
         router = Router(parse_config(settings))
         await router.start()
         await router._refresher.once()

@@ -81,7 +81,7 @@ def test_a_request_comes_out_as_it_went_in_and_its_result_is_for_its_agent_only(
         assert found.as_data()["finished_at"]
         assert await one.get(name, "oi") is None
         assert await one.get(uuid4(), "aider") is None
-        assert await one.counts() == {"pending": 0, "running": 0, "done": 1, "failed": 0}
+        assert await one.counts() == {"pending": 0, "running": 0, "done": 1, "failed": 0, "cancelled": 0}
 
     play(database, work)
 

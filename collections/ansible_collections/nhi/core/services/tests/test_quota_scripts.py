@@ -70,7 +70,7 @@ def usage(client: redis.Redis, now: int, zone: str = "UTC") -> tuple[int, int, i
 
 def test_a_day_has_its_limit_and_says_when_it_ends(client: redis.Redis) -> None:
     wish = Wish(scope(requests_per_day=2))
-    for _ in range(2):
+    for _number in range(2):
         assert reserve(client, NOON, wish).reservation
     refused = reserve(client, NOON + 5, wish)
     assert refused.reservation is None
@@ -190,7 +190,7 @@ def test_what_the_provider_says_was_used_stands_where_it_is_more(client: redis.R
     now = int(client.time()[0]) * 1000
     assert run(client, at_least(wanted, now, requests=9)) == 1
     assert run(client, at_least(wanted, now, requests=4)) == 0
-    taken = [reserve(client, now, Wish(wanted)).reservation for _ in range(3)]
+    taken = [reserve(client, now, Wish(wanted)).reservation for _number in range(3)]
     assert [bool(one) for one in taken] == [True, False, False]
 
 
@@ -257,7 +257,7 @@ def test_no_order_of_events_goes_over(client: redis.Redis, seed: int) -> None:
     midnight = day_at(zone, NOON).end_ms
     now = midnight - chance.choice([400_000, 70_000, 20_000])
     provider = Provider(client, chance)
-    for _ in range(60):
+    for _number in range(60):
         now += chance.choice([1, 200, 900, 5000, 20_000])
         provider.move(now)
         if reserved := reserve(client, now, wanted).reservation:
@@ -265,7 +265,8 @@ def test_no_order_of_events_goes_over(client: redis.Redis, seed: int) -> None:
         assert min(usage(client, now, zone)) >= 0
     provider.land(now)
     within = [
-        [tokens for at, tokens in provider.counted if begin <= at < begin + 60_000] for begin, _ in provider.counted
+        [tokens for at, tokens in provider.counted if begin <= at < begin + 60_000]
+        for begin, _tokens in provider.counted
     ]
     assert max(map(len, within), default=0) <= LIMITS["requests_per_minute"]
     assert max(map(sum, within), default=0) <= LIMITS["tokens_per_minute"]

@@ -55,7 +55,7 @@ async def used(store: QuotaStore, provider: str = "claude", model: str = "sonnet
 
 def test_a_request_is_counted_before_and_corrected_behind_it(server: ValkeyServer) -> None:
     async def work(store: QuotaStore, _server: ValkeyServer) -> None:
-        verdicts = [await store.reserve([Wish(DAILY, 100)]) for _ in range(3)]
+        verdicts = [await store.reserve([Wish(DAILY, 100)]) for _number in range(3)]
         first, second, third = (one.reservation for one in verdicts)
         assert first
         assert second
@@ -79,7 +79,7 @@ def test_while_redis_is_gone_only_what_was_set_aside_is_used_and_it_is_counted_o
         assert await used(store) == (4, 3 * 4000 + 100)
         server.kill()
         taken: list[Reservation] = []
-        for _ in range(5):
+        for _number in range(5):
             verdict = await store.reserve([Wish(DAILY, 100)])
             taken += [verdict.reservation] if verdict.reservation else []
         assert (store.is_lost, len(taken)) == (True, 3)
@@ -121,7 +121,7 @@ def test_a_limit_by_the_minute_waits_a_minute_and_then_has_its_share(server: Val
         assert refused.reservation is None
         assert 59_000 < refused.refusals[0].retry_ms <= 60_000
         store.grants.lost_since_ms = store.now_ms - 60_001
-        taken = [(await store.reserve([Wish(by_minute, 1)])).reservation for _ in range(7)]
+        taken = [(await store.reserve([Wish(by_minute, 1)])).reservation for _number in range(7)]
         assert sum(one is not None for one in taken) == 5, "half of ten, as there are two routers"
 
     play(server, work, instances=2)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -18,6 +18,7 @@ from ansible_collections.nhi.core.plugins.module_utils.spend_book import Taken
 
 from nhi_services.router.api_errors import ApiError
 from nhi_services.router.live import Live, Setup
+from nhi_services.router.picture import GPU_IS
 from nhi_services.router.trail import Trail, Tried
 from nhi_services.router.waiting import Waiter
 from nhi_services.router.wanted import Wanted
@@ -78,6 +79,8 @@ class Admission:
             if lease is not None:
                 return lease
             self._give_up_unless_waiting(decision, 0.0)
+        elif self._wanted.when_busy != "wait":
+            raise BusyError(self._decide(), 0.0)
         with room.seat(models, self._wanted.agent.priority) as waiter:
             self._waiter = waiter
             try:
@@ -110,17 +113,26 @@ class Admission:
                 message = f"No model of {self._wanted.demand.task} can take this: {tried}."
                 raise ApiError(400, message, code="unsupported")
             raise ApiError(502, f"Every model that was asked failed: {tried}.", code="upstream_failed")
+        self.refuse_impossible(decision)
+        never = (
+            not self.behind_light()
+            and decision.retry_ms is not None
+            and decision.retry_ms / 1000 > self._deadline - time.monotonic()
+        )
+        if self._wanted.when_busy != "wait" or time.monotonic() >= self._deadline or never:
+            raise BusyError(decision, waited)
+        self.failures.clear()
+        self.was_limit = False
+
+    def refuse_impossible(self, decision: Decision | None = None) -> None:
+        """ApiError 400 for what no model can take, now or later."""
+        decision = decision or self._decide()
         outs = [candidate for candidate in decision.candidates if candidate.out]
         lasting = [c for c in outs if c.retry_ms is None and ("can not do" in c.out or "tokens" in c.out)]
         if outs and len(lasting) == len(decision.candidates):
             reasons = "; ".join(f"{c.model}: {c.out}" for c in lasting)
             code = "context_length_exceeded" if any("tokens" in c.out for c in lasting) else "unsupported"
             raise ApiError(400, f"No model of {self._wanted.demand.task} can take this: {reasons}.", code=code)
-        never = decision.retry_ms is not None and decision.retry_ms / 1000 > self._deadline - time.monotonic()
-        if self._wanted.when_busy != "wait" or time.monotonic() >= self._deadline or never:
-            raise BusyError(decision, waited)
-        self.failures.clear()
-        self.was_limit = False
 
     def _decide(self) -> Decision:
         picture, demand = self._setup.picture, self._wanted.demand
@@ -173,6 +185,15 @@ class Admission:
         self.was_limit = True
         return free, None
 
+    def take_back(self, lease: Lease) -> None:
+        """Nobody wants a lease any more, and nothing was sent."""
+        if lease.open:
+            lease.open = False
+            self._trail.tried.remove(lease.tried)
+            self._live.store.refund(lease.reservation)
+            self._give_back(lease.taken)
+            self._setup.picture.end(lease.tried.model)
+
     def _give_back(self, taken: Taken | None) -> None:
         if taken is not None and self._live.purse is not None:
             self._live.purse.settle(taken, 0)
@@ -188,6 +209,24 @@ class Admission:
     def _most_output(self, name: str) -> int:
         asked, limit = self._wanted.demand.output_tokens, self._setup.picture.states[name].model.max_output
         return min(asked, limit) if asked else limit
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it was not let in at once."""
+        return self._waiter is not None
+
+    @property
+    def seconds_left(self) -> float:
+        """For how long it may still wait."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def behind_light(self, without: Container[str] = ()) -> str:
+        """A model with a queue that could answer if its GPU were free; empty where there is none."""
+        queued = self._setup.queued
+        if not queued:
+            return ""
+        found = (c.model for c in self._decide().candidates if c.out.startswith(GPU_IS) and c.model in queued)
+        return next((name for name in found if name not in without), "")
 
     def comment(self) -> bytes:
         """Keeps the connection alive, and says how it stands."""

@@ -17,6 +17,7 @@ from ansible_collections.nhi.core.plugins.module_utils.routing import decide
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from nhi_services.router.adapted import words_of_refusal
+from nhi_services.router.admission import Admission, BusyError
 from nhi_services.router.api_errors import ApiError, anthropic_body, anthropic_status
 from nhi_services.router.asks import (
     CHAT,
@@ -30,15 +31,18 @@ from nhi_services.router.asks import (
     read_ask,
 )
 from nhi_services.router.attempts import Attempts, UpstreamRefusalError
+from nhi_services.router.choices import choice_error
 from nhi_services.router.config import ALIAS_PREFIX, AgentConfig, hash_key
 from nhi_services.router.counting import count_tokens
+from nhi_services.router.deferred_api import DeferredDesk
 from nhi_services.router.forms import failure_event
 from nhi_services.router.listing import is_anthropic, list_models, one_model
 from nhi_services.router.live import Live, Setup
 from nhi_services.router.metrics import Metrics
+from nhi_services.router.openapi import document
 from nhi_services.router.status import LastRequests, status_of
 from nhi_services.router.trail import Trail
-from nhi_services.router.wanted import read_wanted
+from nhi_services.router.wanted import Wanted, read_wanted
 
 LOG: Final = logging.getLogger("nhi.router")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -59,6 +63,7 @@ class Api:
         self.live = live
         self._metrics, self._last = Metrics(live), LastRequests()
         live.recorders += [self._metrics, self._last]
+        self._desk = DeferredDesk(live, self.agent_of)
         self._silent: dict[int, web.RequestHandler] = {}
 
     def application(self) -> web.Application:
@@ -77,7 +82,9 @@ class Api:
         app.router.add_post("/v1/nhi/route", self.route)
         app.router.add_get("/v1/nhi/route", self.route)
         app.router.add_get("/v1/nhi/status", self.status)
+        self._desk.add_routes(app)
         app.router.add_get("/metrics", self.metrics_text)
+        app.router.add_get("/openapi.json", self.openapi)
         app.router.add_get("/ui", self.ui)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
@@ -112,9 +119,19 @@ class Api:
         live.in_flight += 1
         try:
             attempts = Attempts(live, setup, wanted, trail)
-            if ask.stream:
-                return await self._stream(request, attempts, trail, form)
-            body, content_type = await attempts.whole()
+            if wanted.defers:
+                Admission(live, setup, wanted, trail).refuse_impossible()
+                return await self._defer(wanted, trail)
+            try:
+                if ask.stream:
+                    return await self._stream(request, attempts, trail, form)
+                body, content_type = await attempts.whole()
+            except BusyError as error:
+                if wanted.when_busy == "deferred":
+                    return await self._defer(wanted, trail)
+                if wanted.when_busy == "choice":
+                    raise choice_error(live, setup, wanted, error.decision) from error
+                raise
             return web.Response(body=body, content_type=content_type, headers=trail.headers())
         except UpstreamRefusalError as error:
             trail.status, trail.outcome = error.status, "refused"
@@ -132,6 +149,11 @@ class Api:
         finally:
             live.in_flight -= 1
             live.finish(trail, setup)
+
+    async def _defer(self, wanted: Wanted, trail: Trail) -> web.Response:
+        response = await self._desk.take(wanted, trail.headers())
+        trail.status, trail.outcome = 202, "deferred"
+        return response
 
     async def _stream(self, request: web.Request, attempts: Attempts, trail: Trail, form: str) -> web.StreamResponse:
         """Relay a stream; what goes wrong before its first byte is an ordinary error."""
@@ -217,6 +239,10 @@ class Api:
         """For Prometheus."""
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    async def openapi(self, _request: web.Request) -> web.Response:
+        """What it answers to."""
+        return web.json_response(document())
+
     async def ui(self, _request: web.Request) -> web.Response:
         """The page; what it shows it asks for with a key."""
         page = files("nhi_services.router").joinpath("ui/index.html").read_bytes()
@@ -244,7 +270,9 @@ class Api:
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            return self._told(request, ApiError(error.status, f"{error.reason}.", code="http_error"))
+            told = ApiError(error.status, f"{error.reason}.", code="http_error")
+            told.headers.update({name: error.headers[name] for name in (hdrs.ALLOW,) if name in error.headers})
+            return self._told(request, told)
         except Exception:
             LOG.exception("a request failed")
             return self._told(request, ApiError(500, "The router has a fault; its log says more.", code="internal"))

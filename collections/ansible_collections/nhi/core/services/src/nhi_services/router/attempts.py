@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
@@ -21,6 +22,7 @@ from nhi_services.router.config import Timeouts
 from nhi_services.router.forms import adapt
 from nhi_services.router.judge import Kind, judge_refusal, parse_good
 from nhi_services.router.learning import Learner
+from nhi_services.router.line import Line, Queued
 from nhi_services.router.live import Live, Setup
 from nhi_services.router.streams import EventSplitter, GarbageError, StreamWatch
 from nhi_services.router.trail import Trail
@@ -42,12 +44,16 @@ class Attempts:
         self._wanted = wanted
         self._trail = trail
         self._admission = Admission(live, setup, wanted, trail)
+        self._line = Line(live, setup, wanted, trail, self._admission)
         self._learner = Learner(live, setup)
 
     async def whole(self) -> tuple[bytes, str]:
         """The body of a good answer and its type; ApiError for a bad one."""
         while True:
-            lease = await self._admission.lease()
+            lease = await self._line.wait()
+            if isinstance(lease, Queued):
+                self._queued(lease)
+                return lease.whole(), "application/json"
             try:
                 adapted, answer = await self._send(lease, self._wanted.ask)
                 if answer.status != 200:
@@ -75,28 +81,26 @@ class Attempts:
         wanted = self._wanted
         said = ""
         while True:
-            waiting = asyncio.ensure_future(self._admission.lease())
-            try:
-                while not (await asyncio.wait({waiting}, timeout=_COMMENT_SECONDS))[0]:
-                    yield self._admission.comment()
-                lease = await waiting
-            finally:
-                waiting.cancel()
+            waiting = asyncio.ensure_future(self._line.wait())
+            async with aclosing(self._comments(waiting)) as comments:
+                async for comment in comments:
+                    yield comment
+            lease = waiting.result()
+            if isinstance(lease, Queued):
+                self._queued(lease)
+                yield lease.stream(keep_usage=wanted.ask.wants_usage)
+                return
             watch = StreamWatch(keep_usage=wanted.ask.wants_usage, collect=wanted.continues)
             try:
-                ask = _continued(wanted.ask, said) if said else wanted.ask
+                ask = _continued(wanted.ask, said)
                 adapted, answer = await self._send(lease, ask)
-                if answer.status != 200:
-                    await self._refused(lease, answer, adapted)
-                    continue
                 try:
                     async for block in self._relay(lease, adapted, answer, watch):
                         yield block
                 finally:
                     answer.close()
                 if lease.open:
-                    used = (watch.input_tokens, watch.output_tokens) if watch.has_usage else self._guess(watch)
-                    self._succeeded(lease, answer, used, first_token=True)
+                    self._succeeded(lease, answer, self._guess(watch), first_token=True)
                     return
             except UntranslatableError as error:
                 self._unsaid(lease, error.what)
@@ -112,8 +116,30 @@ class Attempts:
                 yield adapted.failed(self._cut_error(lease))
                 return
 
+    async def _comments(self, waiting: asyncio.Future[Lease | Queued]) -> AsyncGenerator[bytes]:
+        """How it stands, now and then, until the waiting is over."""
+        try:
+            while not (await asyncio.wait({waiting}, timeout=_COMMENT_SECONDS))[0]:
+                yield self._line.comment()
+        except BaseException:
+            self._line.leave(waiting)
+            raise
+
+    def _queued(self, queued: Queued) -> None:
+        """The GPU's worker has answered."""
+        trail, tried = self._trail, queued.tried
+        trail.model, trail.provider, trail.outcome, trail.status = tried.model, tried.provider, "done", 200
+        trail.input_tokens, trail.output_tokens = tried.input_tokens, tried.output_tokens
+        trail.first_token_ms = trail.ms if trail.stream else None
+        if trail.decision is not None:
+            models = self._setup.picture.models
+            trail.degraded = degradation(trail.decision, models, tried.model, self._admission.failures)
+
     async def _relay(self, lease: Lease, adapted: Adapted, answer: Answer, watch: StreamWatch) -> AsyncGenerator[bytes]:
         """Whole events, from the first that is content on; a stream that is not whole ends the lease as failed."""
+        if answer.status != 200:
+            await self._refused(lease, answer, adapted)
+            return
         if not answer.is_stream:
             body = await answer.read(self._timeouts(lease).total)
             raise UpstreamError(f"it answered with {len(body)} bytes that are no stream", sent=True)
@@ -294,6 +320,8 @@ def _seen(splitter: EventSplitter, watch: StreamWatch, adapted: Adapted, chunk: 
 
 
 def _continued(ask: Ask, said: str) -> Ask:
-    """The same conversation with what was said so far, and the wish that it goes on."""
+    """The same conversation with what was said so far, if anything was, and the wish that it goes on."""
+    if not said:
+        return ask
     more = [{"role": "assistant", "content": said}, {"role": "user", "content": _CONTINUE}]
     return replace(ask, body={**ask.body, "messages": [*ask.body["messages"], *more]})

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -136,6 +137,8 @@ class ProviderConfig(_Part):
     requests_header: Literal["minute", "day"] = "minute"
     # A local GPU is asked only while its semaphore in Redis is GREEN.
     semaphore: bool = True
+    # While it is not GREEN, requests that wait are put to its queue in Redis, for its worker.
+    queue: bool = False
     # Whether it understands stream_options.include_usage.
     stream_usage: bool = True
     # What it calls the most that an answer may be long, for requests that come in another form.
@@ -146,6 +149,17 @@ class ProviderConfig(_Part):
     limits: LimitsConfig = LimitsConfig()
     timeouts: Timeouts = Timeouts()
     models: Mapping[Name, ModelConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _can_be_queued(self) -> Self:
+        parts: list[ProviderConfig | ModelConfig] = [self, *self.models.values()]
+        counted = any(limit is not None for part in parts for limit in part.limits.model_dump().values())
+        priced = any(model.price.input or model.price.output for model in self.models.values())
+        if self.queue and (self.kind != "local" or self.dialect != "openai" or counted or priced):
+            raise ValueError(
+                "queue is for kind local and dialect openai, without limits and prices: nobody counts there"
+            )
+        return self
 
 
 class AgentConfig(_Part):
@@ -177,6 +191,9 @@ class RoutingConfig(_Part):
     assumed_latency_ms: Annotated[float, Field(gt=0)] = 1000.0
     latency_memory_seconds: Seconds = 600.0
     wait_seconds: Seconds = 300.0
+    # To when a request may be postponed by whoever is given the choice.
+    postpone_to: time = time(8)
+    postpone_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
     cooldown_seconds: Seconds = 5.0
     longest_cooldown_seconds: Seconds = 300.0
     breaker_failures: Annotated[int, Field(ge=1)] = 5

@@ -25,10 +25,13 @@ PENDING: Final = "pending"
 RUNNING: Final = "running"
 DONE: Final = "done"
 FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
 _SHOWN: Final = (
-    "id, agent, task_type, status, created_at, finished_at, attempts, result::text, error,"
+    "id, agent, task_type, status, created_at, finished_at, attempts, {result}, error,"
     " CASE WHEN status = 'pending' THEN due_at END"
 )
+_WHOLE: Final = _SHOWN.format(result="result::text")
+_LISTED: Final = _SHOWN.format(result="NULL")
 _LONGEST_ERROR: Final = 500
 
 
@@ -99,15 +102,17 @@ class DeferredStore:
     def __init__(self, link: Link, owner: str, *, lease_seconds: float = 120.0, notifies: bool = False) -> None:
         self._link = link
         self._owner = owner
-        self._lease = lease_seconds
-        self._notifies = notifies
-        # Bounds and attempts may change with a reload.
+        # All of these may change with a reload.
+        self.lease_seconds = lease_seconds
+        self.notifies = notifies
         self.most_open = 1000
         self.most_bytes = 200 * 1024 * 1024
         self.attempts = 5
 
-    async def add(self, agent: str, task: str, payload: Mapping[str, Any], priority: str = "medium") -> UUID:
-        """Keep a request; its id. DeferredFullError when there are too many."""
+    async def add(
+        self, agent: str, task: str, payload: Mapping[str, Any], priority: str = "medium", due: datetime | None = None
+    ) -> UUID:
+        """Keep a request that is not to be done before it is due; its id. DeferredFullError when there are too many."""
         name, body = uuid4(), json.dumps(payload)
 
         async def work(connection: Connection) -> None:
@@ -126,9 +131,9 @@ class DeferredStore:
                     f"{waiting} tasks wait already, and all tasks have {used / 1_048_576:.0f} MiB: no other is deferred"
                 )
             await connection.execute(
-                "INSERT INTO router.deferred_tasks (id, agent, task_type, priority, payload, bytes)"
-                " VALUES (%s, %s, %s, %s, %s, %s)",
-                [name, agent, task, PRIORITIES.index(priority), body, len(body)],
+                "INSERT INTO router.deferred_tasks (id, agent, task_type, priority, payload, bytes, due_at)"
+                " VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, now()))",
+                [name, agent, task, PRIORITIES.index(priority), body, len(body), due],
             )
 
         await self._link.run(work)
@@ -139,13 +144,43 @@ class DeferredStore:
 
         async def work(connection: Connection) -> Deferred | None:
             cursor = await connection.execute(
-                f"SELECT {_SHOWN} FROM router.deferred_tasks WHERE id = %s AND agent = %s",  # noqa: S608 -- columns
+                f"SELECT {_WHOLE} FROM router.deferred_tasks WHERE id = %s AND agent = %s",  # noqa: S608 -- columns
                 [task, agent],
             )
             row = await cursor.fetchone()
             return _shown(row) if row else None
 
         return await self._link.run(work)
+
+    async def listed(self, agent: str, number: int = 100) -> list[Deferred]:
+        """The last tasks of an agent, newest first, without their results."""
+
+        async def work(connection: Connection) -> list[Deferred]:
+            cursor = await connection.execute(
+                f"SELECT {_LISTED} FROM router.deferred_tasks WHERE agent = %s"  # noqa: S608 -- columns
+                " ORDER BY created_at DESC, id LIMIT %s",
+                [agent, number],
+            )
+            return [_shown(row) for row in await cursor.fetchall()]
+
+        return await self._link.run(work)
+
+    async def cancel(self, task: UUID, agent: str) -> Deferred | None:
+        """End a task of that agent if it has not ended yet; how it is afterwards, None where there is none.
+
+        A router that works at it finds out when it renews its lease; what it brings is not taken.
+        """
+
+        async def work(connection: Connection) -> Deferred | None:
+            cursor = await connection.execute(
+                "UPDATE router.deferred_tasks SET status = 'cancelled', finished_at = now(),"  # noqa: S608 -- columns
+                f" lease_until = NULL WHERE id = %s AND agent = %s AND finished_at IS NULL RETURNING {_WHOLE}",
+                [task, agent],
+            )
+            row = await cursor.fetchone()
+            return _shown(row) if row else None
+
+        return await self._link.run(work) or await self.get(task, agent)
 
     async def counts(self) -> dict[str, int]:
         """How many tasks there are by status."""
@@ -154,7 +189,7 @@ class DeferredStore:
             cursor = await connection.execute("SELECT status, count(*) FROM router.deferred_tasks GROUP BY status")
             return {status: number async for status, number in cursor}
 
-        return {**dict.fromkeys((PENDING, RUNNING, DONE, FAILED), 0), **await self._link.run(work)}
+        return {**dict.fromkeys((PENDING, RUNNING, DONE, FAILED, CANCELLED), 0), **await self._link.run(work)}
 
     async def claim(self, number: int = 1) -> list[Claim]:
         """Tasks that are due and nobody works at, by priority and age; each goes to one router only.
@@ -167,7 +202,7 @@ class DeferredStore:
                 "UPDATE router.deferred_tasks SET status = 'failed', finished_at = now(), lease_until = NULL,"
                 " error = 'the routers that worked at it were stopped', notice_at = CASE WHEN %s THEN now() END"
                 " WHERE status = 'running' AND lease_until < now() AND attempts >= %s",
-                [self._notifies, self.attempts],
+                [self.notifies, self.attempts],
             )
             cursor = await connection.execute(
                 "UPDATE router.deferred_tasks SET status = 'running', lease_owner = %s, attempts = attempts + 1,"
@@ -176,7 +211,7 @@ class DeferredStore:
                 "  (status = 'pending' AND due_at <= now() OR status = 'running' AND lease_until < now())"
                 "  ORDER BY priority, created_at LIMIT %s FOR UPDATE SKIP LOCKED"
                 ") RETURNING id, agent, task_type, payload::text, attempts, priority, created_at",
-                [self._owner, self._lease, number],
+                [self._owner, self.lease_seconds, number],
             )
             rows = sorted(await cursor.fetchall(), key=lambda row: row[5:])
             return [Claim(row[0], row[1], row[2], json.loads(row[3]), row[4], self._owner) for row in rows]
@@ -185,7 +220,9 @@ class DeferredStore:
 
     async def renew(self, claim: Claim) -> bool:
         """Hold a task for another lease; False when somebody else has it by now."""
-        return await self._change(claim, "lease_until = now() + make_interval(secs => %s)", [self._lease], RUNNING)
+        return await self._change(
+            claim, "lease_until = now() + make_interval(secs => %s)", [self.lease_seconds], RUNNING
+        )
 
     async def complete(self, claim: Claim, result: Any) -> bool:
         """Keep the answer; False when somebody else has the task by now, whose answer counts."""
@@ -237,7 +274,7 @@ class DeferredStore:
 
     async def _end(self, claim: Claim, status: str, change: str, values: list[Any]) -> bool:
         ended = "status = %s, finished_at = now(), lease_until = NULL, notice_at = CASE WHEN %s THEN now() END"
-        return await self._change(claim, f"{change}, {ended}", [*values, status, self._notifies], status)
+        return await self._change(claim, f"{change}, {ended}", [*values, status, self.notifies], status)
 
     async def _change(self, claim: Claim, change: str, values: list[Any], done: str | None) -> bool:
         """Change a task that this claim still holds; a change that was made already, by a lost answer, is one too."""

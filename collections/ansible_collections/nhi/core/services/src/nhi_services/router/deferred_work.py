@@ -49,7 +49,7 @@ class DeferredWorker:
         self, store: DeferredStore, execute: Execute, *, seconds: float = 5.0, lease_seconds: float = 120.0
     ) -> None:
         self._store, self._execute = store, execute
-        self._seconds, self._lease = seconds, lease_seconds
+        self._seconds, self.lease_seconds = seconds, lease_seconds
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -121,14 +121,14 @@ class DeferredWorker:
         """Renew the lease while the task is done; without it, it is left before another router may begin."""
         held = time.monotonic()
         while True:
-            await asyncio.sleep(self._lease / 4)
+            await asyncio.sleep(self.lease_seconds / 4)
             asked = time.monotonic()
             try:
-                async with asyncio.timeout(self._lease / 4):
+                async with asyncio.timeout(self.lease_seconds / 4):
                     kept = await self._store.renew(claim)
                 held = asked
             except (DatabaseLostError, TimeoutError):
-                kept = time.monotonic() - held < self._lease / 2
+                kept = time.monotonic() - held < self.lease_seconds / 2
             if not kept:
                 doing.cancel()
                 return
@@ -176,8 +176,12 @@ class Hook:
 class Notifier:
     """Sends notices until each was told or tried often enough; several routers share the work."""
 
-    def __init__(self, store: DeferredStore, hook: Hook, *, seconds: float = 5.0, pause: float = _NOTICE_PAUSE) -> None:
-        self._store, self._hook = store, hook
+    def __init__(
+        self, store: DeferredStore, hook: Hook | None, *, seconds: float = 5.0, pause: float = _NOTICE_PAUSE
+    ) -> None:
+        self._store = store
+        # Another, or None for nobody to be told, after a reload.
+        self.hook = hook
         self._seconds, self._pause = seconds, pause
         self._task: asyncio.Task[None] | None = None
 
@@ -192,11 +196,13 @@ class Notifier:
             await asyncio.wait([self._task])
 
     async def _work(self) -> None:
-        attempts = self._hook.config.attempts
         while True:
+            notices: list[Notice] = []
             try:
-                notices = await self._store.notices(_NOTICES, attempts, self._pause)
-                await asyncio.gather(*(self._tell(notice, attempts) for notice in notices))
+                if (hook := self.hook) is not None:
+                    attempts = hook.config.attempts
+                    notices = await self._store.notices(_NOTICES, attempts, self._pause)
+                    await asyncio.gather(*(self._tell(hook, notice, attempts) for notice in notices))
             except DatabaseLostError:
                 notices = []
             except Exception:
@@ -205,8 +211,8 @@ class Notifier:
             if len(notices) < _NOTICES:
                 await asyncio.sleep(self._seconds)
 
-    async def _tell(self, notice: Notice, attempts: int) -> None:
-        why_not = await self._hook.send(notice)
+    async def _tell(self, hook: Hook, notice: Notice, attempts: int) -> None:
+        why_not = await hook.send(notice)
         if not why_not:
             await self._store.notified(notice)
         elif notice.attempt >= attempts:

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 
 from nhi_services.router.config import AgentConfig, RouterConfig
+from nhi_services.router.deferred import DeferredStore
 from nhi_services.router.picture import Picture
 from nhi_services.router.quota_store import QuotaStore
 from nhi_services.router.spending import Spending
@@ -48,6 +49,12 @@ class Setup:
         """The price of each model."""
         return self.config.prices()
 
+    @cached_property
+    def queued(self) -> frozenset[str]:
+        """Models of GPUs that have a queue."""
+        providers = self.config.providers.values()
+        return frozenset(name for provider in providers if provider.queue for name in provider.models)
+
     @classmethod
     def of(cls, config: RouterConfig, before: Setup | None = None) -> Setup:
         """Read everything that the configuration names; ConfigError leaves the old one at work."""
@@ -68,6 +75,8 @@ class Live:
     upstream: Upstream
     recorders: list[Recorder] = field(default_factory=list)
     purse: Spending | None = None
+    # None where no PostgreSQL is configured.
+    deferred: DeferredStore | None = None
     collectors: list[Collector] = field(default_factory=list)
     room: WaitRoom = field(default_factory=WaitRoom)
     # What others add to the status, by name.

@@ -28,6 +28,7 @@ from nhi_services.router.app import Api
 from nhi_services.router.books import Books
 from nhi_services.router.config import ConfigError, RouterConfig, hash_key, load_config, read_secret_file
 from nhi_services.router.cost_metrics import CostMetrics
+from nhi_services.router.deferred_run import Deferring
 from nhi_services.router.live import Live, Setup
 from nhi_services.router.quota_store import QuotaStore
 from nhi_services.router.refresh import Refresher
@@ -88,6 +89,8 @@ class Router:
             self.live.told["costs"] = self.live.purse.as_data
             self.live.collectors.append(CostMetrics(self.books, self.live.purse))
         self.live.told["books"] = self.books.ledger.as_data
+        self.live.deferred = self.books.deferred
+        self.deferring = Deferring(self.live, self.books.deferred) if self.books.deferred else None
         self.api = Api(self.live)
         self.application = self.api.application()
         self._path = path
@@ -100,6 +103,8 @@ class Router:
         self.live.store.settler.start()
         self._refresher.start()
         self.books.start()
+        if self.deferring is not None:
+            self.deferring.start()
         self._runner = web.AppRunner(self.application, handle_signals=False, handler_cancellation=True, access_log=None)
         await self._runner.setup()
         listen = self.live.setup.config.listen
@@ -116,19 +121,30 @@ class Router:
         if self._path is None:
             return
         try:
-            self.live.setup = Setup.of(load_config(self._path), self.live.setup)
+            self.take(load_config(self._path))
         except ConfigError as error:
             LOG.error("the configuration stays as it was: %s", error)  # noqa: TRY400 -- the message says it all
             return
-        config = self.live.setup.config
+        LOG.info("the configuration was read again")
+
+    def take(self, config: RouterConfig) -> None:
+        """Work by another configuration from now on; ConfigError leaves everything as it was."""
+        before = self.live.setup.config
+        self.live.setup = Setup.of(config, self.live.setup)
+        for part in ("listen", "redis", "postgresql", "spool"):
+            if getattr(before, part) != getattr(config, part):
+                LOG.warning("%s changes when the router is started again", part)
         self.books.reload(config)
+        if self.deferring is not None:
+            self.deferring.reload(config.deferred)
         if self.live.purse is not None:
             self.live.purse.budgets = config.budgets()
-        LOG.info("the configuration was read again")
 
     async def stop(self) -> None:
         """Take no more requests, let those under way end, and settle what they used."""
         self.live.draining = True
+        if self.deferring is not None:
+            await self.deferring.close()
         deadline = time.monotonic() + self.live.setup.config.listen.drain_seconds
         while self.live.in_flight and time.monotonic() < deadline:  # noqa: ASYNC110 -- counted, not signalled
             await asyncio.sleep(0.05)

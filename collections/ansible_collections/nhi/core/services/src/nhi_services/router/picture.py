@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from ansible_collections.nhi.core.plugins.module_utils.quota import Limits, Usage, share_left
+from ansible_collections.nhi.core.plugins.module_utils.quota import Limits, Usage, day_at, share_left
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import Refusal, Scope, Verdict
 from ansible_collections.nhi.core.plugins.module_utils.quota_projection import Projection
 from ansible_collections.nhi.core.plugins.module_utils.routing import Model, Reading
@@ -22,6 +22,8 @@ from ansible_collections.nhi.core.plugins.module_utils.routing import Model, Rea
 from nhi_services.router.config import RouterConfig
 
 LATENCIES: Final = 100
+GPU_IS: Final = "the GPU is "
+_DAY_LOOK_SECONDS: Final = 1.0
 
 
 class Ring:
@@ -95,16 +97,20 @@ class ModelState:
     usage: Usage = field(default_factory=Usage)
     closed: str = ""
     closed_until: float = 0.0
+    # When there is hope, where that is later than the next look.
+    hope_at: float = 0.0
     in_flight: int = 0
     failures_in_a_row: int = 0
 
-    def close(self, reason: str, seconds: float) -> None:
-        """Do not ask it for so many seconds."""
-        self.closed, self.closed_until = reason, max(self.closed_until, time.monotonic() + seconds)
+    def close(self, reason: str, seconds: float, hope_seconds: float = 0.0) -> None:
+        """Do not ask it for so many seconds; those who wait are told of the hope, if that is later."""
+        now = time.monotonic()
+        self.closed, self.closed_until = reason, max(self.closed_until, now + seconds)
+        self.hope_at = now + hope_seconds
 
     def reopen(self) -> None:
         """It can be asked."""
-        self.closed, self.closed_until = "", 0.0
+        self.closed, self.closed_until, self.hope_at = "", 0.0, 0.0
 
 
 class Picture:
@@ -135,7 +141,8 @@ class Picture:
             old = before.states.get(name)
             if old is not None and old.model.provider == state.model.provider:
                 state.times, state.first_tokens, state.usage = old.times, old.first_tokens, old.usage
-                state.closed, state.closed_until, state.breaker = old.closed, old.closed_until, old.breaker
+                state.closed, state.closed_until, state.hope_at = old.closed, old.closed_until, old.hope_at
+                state.breaker = old.breaker
         self.preferred, self.gpu_light = before.preferred, before.gpu_light
         for provider, learned in before.learned.items():
             if provider in self.config.providers:
@@ -162,12 +169,15 @@ class Picture:
         runway = projection.runway if projection else 1.0
         latency = (state.first_tokens if stream else state.times).mean()
         closed, retry = self._closed(state)
+        if left <= 0 and retry is None:
+            now = time.time_ns() // 1_000_000
+            retry = max(1, day_at(state.scope.zone, now).end_ms - now)
         return Reading(left, runway, latency, closed, retry)
 
     def _closed(self, state: ModelState) -> tuple[str, int | None]:
-        rest = state.closed_until - time.monotonic()
-        if rest > 0:
-            return state.closed or "closed", max(1, round(rest * 1000))
+        now = time.monotonic()
+        if state.closed_until > now:
+            return state.closed or "closed", max(1, round((max(state.closed_until, state.hope_at) - now) * 1000))
         if state.breaker.is_open():
             return f"it failed {state.breaker.in_a_row} times in a row", state.breaker.retry_ms()
         config = self.config.providers[state.model.provider]
@@ -175,7 +185,7 @@ class Picture:
         if most is not None and self.provider_in_flight[state.model.provider] >= most:
             return f"{most} requests are under way there already", 1000
         if config.kind == "local" and config.semaphore and self.gpu_light != "GREEN":
-            return f"the GPU is {self.gpu_light or 'RED: its monitor does not answer'}", None
+            return f"{GPU_IS}{self.gpu_light or 'RED: its monitor does not answer'}", None
         return "", None
 
     def reserved(self, verdict: Verdict) -> None:
@@ -192,7 +202,10 @@ class Picture:
     def _refused(self, refusal: Refusal) -> None:
         state = self.states.get(refusal.model)
         if state is not None:
-            state.close(_REASONS.get(refusal.reason, refusal.reason.replace("_", " ")), refusal.retry_ms / 1000)
+            words, seconds = _REASONS.get(refusal.reason, refusal.reason.replace("_", " ")), refusal.retry_ms / 1000
+            # What others have reserved of a day may come back long before it is over.
+            is_daily = refusal.reason.endswith("_per_day")
+            state.close(words, min(seconds, _DAY_LOOK_SECONDS) if is_daily else seconds, seconds)
 
     def begin(self, name: str) -> None:
         """A request goes to a model."""

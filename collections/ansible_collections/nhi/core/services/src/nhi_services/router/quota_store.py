@@ -255,15 +255,22 @@ class QuotaStore:
                 answer = await asyncio.wait_for(self.runner.run(call.call), self._patience)
             except (RedisError, OSError, TimeoutError) as error:
                 self._lose(error)
-                # It may have been counted; if so it is given back as soon as Redis can be told.
-                for at in range(len(wishes)):
-                    self.settler.put(call.promised(at).refund_of(at + 1))
+                self._take_back(call, len(wishes))
                 return self._from_grants(wishes)
+            except asyncio.CancelledError:
+                # The client hung up before anything was sent.
+                self._take_back(call, len(wishes))
+                raise
             self._find(int(answer[0]))
             verdict = call.verdict(answer)
             if not verdict.is_other_day:
                 return verdict
         return verdict
+
+    def _take_back(self, call: ReserveCall, wishes: int) -> None:
+        """It may have been counted; if so it is given back as soon as Redis can be told."""
+        for at in range(wishes):
+            self.settler.put(call.promised(at).refund_of(at + 1))
 
     def started(self, reservation: Reservation) -> None:
         """The provider answered with headers."""

@@ -109,6 +109,10 @@ class Spending:
             self._settler.put(taken.settle(0))
             self._lose(error)
             return self._take_apart(agent, limits, estimate_micro_usd)
+        except asyncio.CancelledError:
+            # The client hung up before anything was sent.
+            self._settler.put(taken.settle(0))
+            raise
         self._find()
         known = self._known = self._known if self._known is not None else Counter()
         known[agent], known[ALL] = int(mine), int(total)

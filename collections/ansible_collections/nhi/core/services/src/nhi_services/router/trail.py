@@ -48,7 +48,7 @@ class Trail:
     input_tokens: int = 0
     output_tokens: int = 0
     status: int = 0
-    outcome: str = ""  # done, failed, cut, gone (the client hung up)
+    outcome: str = ""  # done, failed, refused, cut, deferred, gone (the client hung up)
     quota_left: int | None = None
 
     @property

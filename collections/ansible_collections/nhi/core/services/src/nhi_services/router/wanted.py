@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from ansible_collections.nhi.core.plugins.module_utils.routing import Demand
@@ -33,6 +34,9 @@ class Wanted:
     wait_seconds: float
     headers: Mapping[str, str]
     continues: bool = False
+    # Not now: kept at once, and not done before a moment if one is named.
+    defers: bool = False
+    not_before: datetime | None = None
 
 
 def read_wanted(headers: Mapping[str, str], ask: Ask, agent: AgentConfig, setup: Setup) -> Wanted:
@@ -45,7 +49,13 @@ def read_wanted(headers: Mapping[str, str], ask: Ask, agent: AgentConfig, setup:
     when_busy = mode or (config.tasks[task].when_busy if task in config.tasks else "wait")
     demand = Demand(task, chain, ask.prompt_tokens, ask.output_tokens, ask.needs, pinned)
     continues = headers.get("X-NHI-Continue", "").lower() in ("1", "true", "yes")
-    return Wanted(ask, agent, demand, when_busy, config.routing.wait_seconds, headers, continues)
+    defers, not_before = mode == "deferred", headers.get("X-NHI-Not-Before", "").strip()
+    if not_before and not defers:
+        raise ApiError(400, "X-NHI-Not-Before is for X-NHI-Mode: deferred.", code="invalid_value")
+    return Wanted(
+        ask, agent, demand, when_busy, config.routing.wait_seconds, headers, continues, defers,
+        _moment(not_before) if not_before else None,
+    )  # fmt: skip
 
 
 def _chain(named: str, model: str, agent: AgentConfig, setup: Setup) -> tuple[str, tuple[str, ...], bool]:
@@ -65,3 +75,16 @@ def _chain(named: str, model: str, agent: AgentConfig, setup: Setup) -> tuple[st
         raise ApiError(400, f"There is no such task: there are {', '.join(config.tasks)}.", code="unknown_task")
     message = "There is no such model here: GET /v1/models lists them."
     raise ApiError(404, message, param="model", code="model_not_found")
+
+
+def _moment(text: str) -> datetime:
+    """A moment in a header, with its zone; ApiError 400 for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError
+        # Times at the edge of the calendar have no equivalent in UTC.
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        message = "X-NHI-Not-Before must be a time with its zone, such as 2026-01-31T08:00:00Z."
+        raise ApiError(400, message, code="invalid_value") from error

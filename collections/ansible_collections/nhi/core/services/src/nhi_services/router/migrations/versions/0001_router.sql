@@ -113,7 +113,7 @@ CREATE TABLE router.deferred_tasks (
   payload json NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now(),
   due_at timestamptz NOT NULL DEFAULT now(),
-  status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'running', 'done', 'failed')),
+  status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'running', 'done', 'failed', 'cancelled')),
   attempts integer NOT NULL DEFAULT 0,
   lease_owner text,
   lease_until timestamptz,
@@ -124,7 +124,7 @@ CREATE TABLE router.deferred_tasks (
   notice_attempts integer NOT NULL DEFAULT 0,
   notified_at timestamptz,
   bytes bigint NOT NULL,
-  CHECK ((status IN ('done', 'failed')) = (finished_at IS NOT NULL)),
+  CHECK ((status IN ('done', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
   CHECK ((status = 'running') = (lease_until IS NOT NULL))
 );
 CREATE INDEX deferred_open ON router.deferred_tasks (priority, created_at) WHERE finished_at IS NULL;
