@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,14 @@ def configuration(root: Path, **more: Any) -> dict[str, Any]:
         "environment": {"HOME": "/var/lib/nhi"},
         **more,
     }
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """The door sets that of its process, which here is that of all tests."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 RULES: DoorConfig = parse_config(configuration(Path("/srv")))

@@ -268,6 +268,9 @@ def _postgres_binaries(home: Path) -> Path:
         if libraries.exists():
             shutil.copytree(libraries, making / libraries.name, symlinks=True)
         shutil.copytree(installed, making / package.name / installed.name, symlinks=True)
+        # Whatever the umask is: PostgreSQL's user goes in.
+        for folder in (making, making / package.name):
+            folder.chmod(0o755)
         making.rename(copied)
     return copied / package.name / installed.name
 
