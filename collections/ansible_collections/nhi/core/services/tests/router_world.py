@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +91,14 @@ class World:
         await self.router.live.store.settler.flush(5)
         await self.router._refresher.once()
         return self.router.live.setup.picture.provider_usage[provider].requests_today
+
+
+async def until(is_so: Callable[[], object], seconds: float = 15) -> None:
+    """Wait for what comes soon, on a busy machine later; AssertionError when it does not."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come to that"
+        await asyncio.sleep(0.02)
 
 
 Play = Callable[[World], Awaitable[None]]

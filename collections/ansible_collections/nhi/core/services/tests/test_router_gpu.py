@@ -16,7 +16,7 @@ from nhi_services.router import attempts
 from nhi_services.router.config import ConfigError, parse_config
 
 from .mock_provider import MockProvider
-from .router_world import KEY, World, configuration, digest, play
+from .router_world import KEY, World, configuration, digest, play, until
 from .valkey_server import ValkeyServer, valkey
 
 LOCAL = {"kind": "local", "queue": True, "limits": {"requests_per_day": None}}
@@ -108,22 +108,18 @@ def test_a_stream_is_told_its_position_by_priority(server: ValkeyServer, monkeyp
 
 def test_whoever_hangs_up_takes_the_job_back(server: ValkeyServer) -> None:
     async def work(world: World) -> None:
-        waiting, taken = [asyncio.create_task(world.chat()) for _one in range(2)], None
-        for _once in range(100):
-            await asyncio.sleep(0.02)
-            if server.client().llen("gpu_queue:medium") == 2:
-                taken = take(server)
-                break
+        waiting = [asyncio.create_task(world.chat()) for _one in range(2)]
+        await until(lambda: server.client().llen("gpu_queue:medium") == 2)
+        taken = take(server)
         assert taken
         for one in waiting:
             one.cancel()
         await asyncio.wait(waiting)
-        await asyncio.sleep(0.2)
-        await world.router.live.store.settler.flush(2)
-        assert server.client().llen("gpu_queue:medium") == 0
-        assert server.client().exists(f"gpu_cancelled:{taken['id']}"), "so that the worker stops"
-        assert len(world.router.live.room) == 0
-        assert world.router.live.in_flight == 0
+        await until(lambda: server.client().llen("gpu_queue:medium") == 0)
+        # So that the worker stops.
+        await until(lambda: server.client().exists(f"gpu_cancelled:{taken['id']}"))
+        await until(lambda: len(world.router.live.room) == 0)
+        await until(lambda: world.router.live.in_flight == 0)
 
     play(server, work, **GPU)
 
@@ -131,17 +127,12 @@ def test_whoever_hangs_up_takes_the_job_back(server: ValkeyServer) -> None:
 def test_a_green_light_lets_it_be_asked_directly_and_the_job_goes(server: ValkeyServer) -> None:
     async def work(world: World) -> None:
         asking = asyncio.create_task(world.chat())
-        await asyncio.sleep(0.5)
-        assert server.client().llen("gpu_queue:medium") == 1
+        await until(lambda: server.client().llen("gpu_queue:medium") == 1)
         server.client().mset({"semaphore:gpu": "GREEN", "semaphore:gpu:heartbeat": "1"})
         code, _body, headers = await asking
         assert (code, headers["X-NHI-Model"], len(world.providers["gpu"].seen)) == (200, "gpu-model", 1)
         # It is taken back behind the answer.
-        for _moment in range(100):
-            if server.client().llen("gpu_queue:medium") == 0:
-                break
-            await asyncio.sleep(0.05)
-        assert server.client().llen("gpu_queue:medium") == 0
+        await until(lambda: server.client().llen("gpu_queue:medium") == 0)
 
     play(server, work, **GPU)
 
@@ -165,17 +156,14 @@ def test_the_priority_is_the_agents(server: ValkeyServer) -> None:
         await world.router.live.store.settler.flush(2)
 
     agents = [{"name": "aider", "key_sha256": digest(KEY), "task": "code", "priority": "high"}]
-    with_monitor: list[Any] = []
     client = server.client()
 
     async def watched(world: World) -> None:
         asking = asyncio.create_task(work(world))
-        await asyncio.sleep(0.4)
-        with_monitor.append(client.llen("gpu_queue:high"))
+        await until(lambda: client.llen("gpu_queue:high") == 1)
         await asking
 
-    play(server, watched, routing={"wait_seconds": 1}, agents=agents, **GPU)
-    assert with_monitor == [1]
+    play(server, watched, routing={"wait_seconds": 2}, agents=agents, **GPU)
 
 
 def test_a_queue_is_for_what_nobody_counts(server: ValkeyServer) -> None:
