@@ -137,7 +137,17 @@ def settle(person: Operator) -> None:
         if path.stem not in alive:
             gone = person.module("nhi_service", name=path.stem, state="absent", catalogue=[])
             assert not gone.get("failed"), gone
+    wait_for_tasks(person)
     scan(person)
+
+
+def wait_for_tasks(person: Operator) -> None:
+    """A task that a killed run began goes on, and locks its guest until its end."""
+    deadline = time.monotonic() + 30
+    with ProxmoxClient(endpoint(person.lab)) as client:
+        while [t for t in client.get("/nodes/pve/tasks", {"source": "active"}) if not t.get("endtime")]:
+            assert time.monotonic() < deadline, "a task has no end"
+            time.sleep(0.2)
 
 
 def scan(person: Operator) -> None:
@@ -203,7 +213,7 @@ def check_the_state(person: Operator, found: dict[int, dict[str, str]]) -> None:
     with ProxmoxClient(endpoint(person.lab)) as client:
         rows = {r["vmid"]: r["status"] for r in client.get("/cluster/resources") if r["type"] == "lxc"}
     assert {g["vmid"]: g["status"] for g in guests} == rows
-    assert [g["vmid"] for g in guests if g["lock"]] == []
+    assert {g["vmid"]: g["lock"] for g in guests if g["lock"]} == {}
     assert [g["vmid"] for g in guests if g["freshness"] != "fresh"] == []
     status = nhi(person, "status", "--json")
     assert status.returncode == 0, status.stderr

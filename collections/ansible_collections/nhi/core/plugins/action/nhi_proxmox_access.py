@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible.module_utils.basic import env_fallback
 from ansible.plugins.action import ActionBase
 from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
@@ -19,7 +18,7 @@ from ansible_collections.nhi.core.plugins.module_utils._proxmox import (
 )
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.audit import Attempt
-from ansible_collections.nhi.core.plugins.module_utils.errors import AuthenticationError, NHIError
+from ansible_collections.nhi.core.plugins.module_utils.errors import AuthenticationError
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_access import TOKENS, AccessPlan, wish_from_params
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_access_manager import (
     Accepts,
@@ -27,6 +26,7 @@ from ansible_collections.nhi.core.plugins.module_utils.proxmox_access_manager im
     variable_of,
 )
 from ansible_collections.nhi.core.plugins.module_utils.proxmox_login import PasswordClient
+from ansible_collections.nhi.core.plugins.plugin_utils.audited_action import audited_action
 from ansible_collections.nhi.core.plugins.plugin_utils.vault_file import VaultFile
 
 _OF_TOKEN = ("api_token_id", "api_token_secret")
@@ -60,18 +60,12 @@ class ActionModule(ActionBase):
         """What differed, and where the secrets are."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validation, options = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
-        try:
-            with self._attempt(options) as attempt:
-                file = VaultFile(Path(options["vault_dir"]), "tokens", self._loader._vault, folder="proxmox")
-                plan = self._carry_out(file, options, attempt)
-                done = _result(plan, file)
-                attempt.note(**{name: done[name] for name in ("changed", "actions")})
-            result.update(done)
-            for warning in attempt.warnings:
-                self._display.warning(warning)
-        except NHIError as error:
-            raise AnsibleActionFail(str(error)) from error
-        return result
+        with audited_action(self._attempt(options), self._display) as attempt:
+            file = VaultFile(Path(options["vault_dir"]), "tokens", self._loader._vault, folder="proxmox")
+            plan = self._carry_out(file, options, attempt)
+            done = _result(plan, file)
+            attempt.note(**{name: done[name] for name in ("changed", "actions")})
+        return {**result, **done}
 
     def _attempt(self, options: dict[str, Any]) -> Attempt:
         told = {name: options[name] for name in _TOLD}

@@ -8,15 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.nhi.core.plugins.module_utils._state_args import STATE_ARGS
 from ansible_collections.nhi.core.plugins.module_utils.audit import Attempt
 from ansible_collections.nhi.core.plugins.module_utils.catalogue import wanted_secrets
 from ansible_collections.nhi.core.plugins.module_utils.deployment import Deployment, step
-from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.guest_spec import guest_name
 from ansible_collections.nhi.core.plugins.module_utils.service_secrets import missing_secrets, new_secret
+from ansible_collections.nhi.core.plugins.plugin_utils.audited_action import audited_action
 from ansible_collections.nhi.core.plugins.plugin_utils.vault_file import VaultFile
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -47,18 +46,12 @@ class ActionModule(ActionBase):
             required_if=[("state", "present", ["secrets"])],
         )
         guest, run = options["name"], None if self._task.check_mode else options["deployment"]
-        try:
-            with self._attempt(options) as attempt:
-                file = VaultFile(Path(options["vault_dir"]), guest_name(guest), self._loader._vault)
-                with step(Path(options["state_dir"]), guest, run) as deployment:
-                    done = self._carry_out(file, options, attempt, deployment)
-                attempt.note(**{name: done[name] for name in ("changed", "generated", "removed")})
-            result.update(done)
-            for warning in attempt.warnings:
-                self._display.warning(warning)
-        except NHIError as error:
-            raise AnsibleActionFail(str(error)) from error
-        return result
+        with audited_action(self._attempt(options), self._display) as attempt:
+            file = VaultFile(Path(options["vault_dir"]), guest_name(guest), self._loader._vault)
+            with step(Path(options["state_dir"]), guest, run) as deployment:
+                done = self._carry_out(file, options, attempt, deployment)
+            attempt.note(**{name: done[name] for name in ("changed", "generated", "removed")})
+        return {**result, **done}
 
     def _attempt(self, options: dict[str, Any]) -> Attempt:
         names = [secret["name"] for secret in options["secrets"] or []]

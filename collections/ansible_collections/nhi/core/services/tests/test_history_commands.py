@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from ansible_collections.nhi.core.tests.unit.plugins.module_utils.histories impo
 from ansible_collections.nhi.core.tests.unit.plugins.module_utils.state_documents import full_document, make_guest
 from nhi_services import scan_command
 from nhi_services.cli import main
+from nhi_services.history_commands import rollback_command
 
 if TYPE_CHECKING:
     from ansible_collections.nhi.core.plugins.module_utils.state_document import Document
@@ -209,3 +211,9 @@ class TestRestore:
     def test_without_a_scan_it_says_that_one_is_due(self, lab: Path, capsys: Capture) -> None:
         corrupt(lab)
         assert ran(capsys, "state", "restore", "--no-scan").endswith("nhi scan --full\n")
+
+
+@pytest.mark.parametrize("moment", ["yesterday 14:00", "2026-11-26T14:00+01:00", "it's 2 hours ago"])
+def test_the_command_for_a_rollback_hands_on_the_whole_moment(moment: str) -> None:
+    *_command, option, given = shlex.split(rollback_command(moment))
+    assert (option, json.loads(given)) == ("-e", {"to": moment})

@@ -168,9 +168,13 @@ def parse_request(config: DoorConfig, words: Sequence[str]) -> Run | Read:
     return Read(tuple(reader(rest)))
 
 
-def _check_word(word: str) -> None:
+def _check_length(word: str) -> None:
     if len(word) > LONGEST:
         raise DoorError(f"an argument is longer than {LONGEST} characters")
+
+
+def _check_word(word: str) -> None:
+    _check_length(word)
     if not word.isprintable():
         raise DoorError(f"{word!r} has characters that can not be printed")
     if any(marker in word for marker in _MARKERS):
@@ -270,8 +274,7 @@ def _exec(words: Sequence[str]) -> list[str]:
         raise DoorError("exec takes a guest or service, then the command with its words")
     target, *command = words
     for word in command:
-        if len(word) > LONGEST:
-            raise DoorError(f"an argument is longer than {LONGEST} characters")
+        _check_length(word)
     return ["exec", _target(target), "--timeout", str(_EXEC_SECONDS), "--", *command]
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from nhi_services.settings import Settings
 
-_PLAIN = re.compile(r"[\w :.+-]+", re.ASCII)
 _HEADINGS = ("TAKEN", "AGE", "SNAPSHOT", "BY", "REASON")
 
 
@@ -96,10 +95,13 @@ def rollback(settings: Settings, to: str) -> tuple[list[str], dict[str, Any]]:
     heading = f"To go back to {in_words(comparison.before.at)} ({comparison.before.source}); nothing is done yet:"
     lines = [heading, *comparison.before.lines(), *plan.lines()]
     if plan.steps:
-        lines.append(
-            f"ansible-playbook playbooks/rollback.yml -e to={shlex.quote(to)} --check shows what each step needs."
-        )
+        lines.append(f"{rollback_command(to)} --check shows what each step needs.")
     return lines, {"to": comparison.before.as_data(), **plan.as_data()}
+
+
+def rollback_command(to: str) -> str:
+    """What to type for a rollback. As JSON, since Ansible splits NAME=VALUE at its spaces."""
+    return f"ansible-playbook playbooks/rollback.yml -e {shlex.quote(json.dumps({'to': to}))}"
 
 
 def restore(settings: Settings, secret: str | None, *, dry_run: bool, scan: bool) -> Iterator[str]:
