@@ -84,7 +84,8 @@ async def router(home: Path, config: Path) -> AsyncIterator[str]:
     said = b""
     try:
         while process.stdout and b"curl" not in said:
-            line = await asyncio.wait_for(process.stdout.readline(), 60)
+            async with asyncio.timeout(60):
+                line = await process.stdout.readline()
             if not line:
                 raise SystemExit(f"demo: the router did not start: {said.decode()}")
             said += line

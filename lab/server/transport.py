@@ -96,7 +96,8 @@ class Server:
         try:
             connection.settimeout(0)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            first = await asyncio.wait_for(_peek(connection), PEEK_SECONDS)
+            async with asyncio.timeout(PEEK_SECONDS):
+                first = await _peek(connection)
             if first == TLS_HANDSHAKE:
                 await loop.connect_accepted_socket(self._api, connection, ssl=self._context)
             elif first:

@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.quota import Limits
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import Reservation, Scope, UsageCall, Wish
-from nhi_services.router.quota_store import QuotaStore, wall_ms
-from redis.asyncio import Redis
+from nhi_services.router.quota_store import QuotaStore, redis_client, wall_ms
 
 from .valkey_server import ValkeyServer, valkey
 
@@ -30,7 +29,7 @@ def server() -> Iterator[ValkeyServer]:
 
 def play(server: ValkeyServer, work: Work, instances: int = 1) -> None:
     async def run() -> None:
-        client = Redis.from_url(server.url, socket_timeout=1, socket_connect_timeout=1)
+        client = redis_client(server.url)
         store = QuotaStore(client, "one", instances)
         store.settler.start()
         try:

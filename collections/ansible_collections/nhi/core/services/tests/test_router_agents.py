@@ -58,7 +58,8 @@ async def work_of(program: Path, *arguments: str, home: Path, said: str = "", **
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
-        told, _none = await asyncio.wait_for(process.communicate(said.encode()), 120)
+        async with asyncio.timeout(120):
+            told, _none = await process.communicate(said.encode())
     finally:
         if process.returncode is None:
             process.kill()

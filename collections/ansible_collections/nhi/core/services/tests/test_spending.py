@@ -16,9 +16,8 @@ from decimal import Decimal
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.api_costs import IN_TOTAL, PER_AGENT, BudgetRefusal, Budgets
 from ansible_collections.nhi.core.plugins.module_utils.spend_book import Taken
-from nhi_services.router.quota_store import ScriptRunner, Settler
+from nhi_services.router.quota_store import ScriptRunner, Settler, redis_client
 from nhi_services.router.spending import Spending
-from redis.asyncio import Redis
 
 from .valkey_server import ValkeyServer, valkey
 
@@ -48,7 +47,7 @@ async def router(
     server: ValkeyServer, name: str = "one", *, clock: Clock | None = None, instances: int = 1,
     budgets: Budgets | None = None,
 ) -> AsyncIterator[Spending]:  # fmt: skip
-    client = Redis.from_url(server.url, socket_timeout=2, socket_connect_timeout=2)
+    client = redis_client(server.url)
     settler = Settler(ScriptRunner(client))
     settler.start()
     spending = Spending(client, settler, clock or Clock(), name, instances)

@@ -24,6 +24,7 @@ from nhi_services.router.ledger import Ledger
 from nhi_services.router.link import Connection, DatabaseLostError, Link
 from nhi_services.router.live import Setup
 from nhi_services.router.spool import Spool
+from nhi_services.router.tasks import end_task
 from nhi_services.router.trail import Trail, Tried
 
 LOG: Final = logging.getLogger("nhi.router.books")
@@ -89,9 +90,7 @@ class Housekeeper:
 
     async def close(self) -> None:
         """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end_task(self._task)
 
     async def keep(self) -> list[tuple[Any, ...]]:
         """What was made and dropped: action, table, rows."""
@@ -167,9 +166,7 @@ class Books:
         """Write what is left."""
         if self._housekeeper is not None:
             await self._housekeeper.close()
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
+        await end_task(self._watcher)
         await self.ledger.close()
         for link in self._links:
             await link.close()

@@ -20,6 +20,7 @@ from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from nhi_services.router.config import NotifyConfig, read_secret_file
 from nhi_services.router.deferred import Claim, DeferredStore, Notice
 from nhi_services.router.link import DatabaseLostError
+from nhi_services.router.tasks import end_task
 
 LOG: Final = logging.getLogger("nhi.router.deferred")
 _RETRY_SECONDS: Final = 30.0
@@ -58,9 +59,7 @@ class DeferredWorker:
 
     async def close(self) -> None:
         """Stop; what is being done is given back at once."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end_task(self._task)
 
     async def _work(self) -> None:
         while True:
@@ -86,9 +85,7 @@ class DeferredWorker:
             # The lease ends, and the task is done once more.
             LOG.warning("deferred task %s: its end could not be kept, it will be done again", claim.id)
         except asyncio.CancelledError:
-            if not doing.done():
-                doing.cancel()
-                await asyncio.wait([doing])
+            await end_task(doing)
             with contextlib.suppress(DatabaseLostError):
                 if doing.cancelled():
                     await self._store.release(claim, 0)
@@ -191,9 +188,7 @@ class Notifier:
 
     async def close(self) -> None:
         """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end_task(self._task)
 
     async def _work(self) -> None:
         while True:

@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from nhi_services.router.config import PRIORITIES
 from nhi_services.router.judge import parse_good
 from nhi_services.router.live import Live
+from nhi_services.router.quota_store import PATIENCE_SECONDS
 from nhi_services.router.upstream import UpstreamError
 
 _LOOK_SECONDS: Final = 0.2
@@ -55,13 +56,15 @@ async def ask_gpu(live: Live, job: GpuJob) -> dict[str, Any]:
     found: Any = None
     try:
         try:
-            pushed: Any = live.redis.rpush(queue, text)
-            await pushed
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                pushed: Any = live.redis.rpush(queue, text)
+                await pushed
         except (RedisError, OSError) as error:
             raise UpstreamError("the GPU's queue can not be reached", sent=False) from error
         while live.store.now_ms < job.deadline_ms:
             try:
-                found, job.position = await _look(live, job, queue, text, result)
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    found, job.position = await _look(live, job, queue, text, result)
             except (RedisError, OSError):
                 # A Redis that comes back has the queue still.
                 await asyncio.sleep(_LOOK_SECONDS)

@@ -24,6 +24,7 @@ from nhi_services.postgres import explained
 from nhi_services.router.entries import INSERTIONS, Row, line_of, of_table, table_of
 from nhi_services.router.link import Connection, DatabaseLostError, Link
 from nhi_services.router.spool import Spool
+from nhi_services.router.tasks import end_task
 
 LOG: Final = logging.getLogger("nhi.router.ledger")
 _LONGEST_PAUSE: Final = 5.0
@@ -100,8 +101,7 @@ class Ledger:
         if self._task is not None:
             _done, late = await asyncio.wait([self._task], timeout=patience)
             for task in late:
-                task.cancel()
-                await asyncio.wait([task])
+                await end_task(task)
                 self._try_again = float("inf")
         await self._flush()
         if self._spool is not None:
@@ -117,7 +117,8 @@ class Ledger:
                 LOG.exception("writing the router's books failed")
             if not self._stopping:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._enough.wait(), self._seconds)
+                    async with asyncio.timeout(self._seconds):
+                        await self._enough.wait()
                 self._enough.clear()
 
     async def _flush(self) -> None:

@@ -22,7 +22,6 @@ from typing import Any, Final
 
 from aiohttp import web
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
-from redis.asyncio import Redis
 
 from nhi_services.router.app import Api
 from nhi_services.router.books import Books
@@ -30,7 +29,7 @@ from nhi_services.router.config import ConfigError, RouterConfig, hash_key, load
 from nhi_services.router.cost_metrics import CostMetrics
 from nhi_services.router.deferred_run import Deferring
 from nhi_services.router.live import Live, Setup
-from nhi_services.router.quota_store import QuotaStore
+from nhi_services.router.quota_store import QuotaStore, redis_client
 from nhi_services.router.refresh import Refresher
 from nhi_services.router.spending import Spending
 from nhi_services.router.trail import Trail
@@ -67,9 +66,7 @@ def make_live(config: RouterConfig, instance: str) -> Live:
     """A router for a configuration; nothing is asked yet."""
     setup = Setup.of(config)
     password = read_secret_file(config.redis.password_file) if config.redis.password_file else None
-    client = Redis.from_url(
-        config.redis.url, password=password, socket_timeout=2.0, socket_connect_timeout=2.0, max_connections=200
-    )
+    client = redis_client(config.redis.url, password)
     store = QuotaStore(client, instance, config.instances)
     live = Live(setup, client, store, Upstream(), [RequestLog()])
     live.purse = Spending(client, store.settler, lambda: store.now_ms, instance, config.instances)

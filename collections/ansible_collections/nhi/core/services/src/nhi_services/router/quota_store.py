@@ -35,8 +35,11 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import NoScriptError, RedisError
 
+from nhi_services.router.tasks import end_task
+
 LOG: Final = logging.getLogger("nhi.router.quota")
 Command = Callable[[Pipeline], Any]
+PATIENCE_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 0.2
 _BATCH: Final = 200
 _GRANT_TOKENS: Final = 4000
@@ -51,11 +54,23 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class ScriptRunner:
-    """Runs calls by the digest of their script, which Redis is given once."""
+def redis_client(url: str, password: str | None = None) -> Redis:
+    """A client without a time limit of its own: whoever asks sets one by asyncio.timeout.
 
-    def __init__(self, client: Redis) -> None:
+    With ``socket_timeout``, which has a default, redis-py writes by asyncio.wait_for: that may let a cancellation go by
+    before Python 3.12, and costs a task for each command.
+    """
+    return Redis.from_url(
+        url, password=password, socket_timeout=None, socket_connect_timeout=PATIENCE_SECONDS, max_connections=200
+    )
+
+
+class ScriptRunner:
+    """Runs calls by the digest of their script, which Redis is given once; TimeoutError without an answer in time."""
+
+    def __init__(self, client: Redis, patience: float = PATIENCE_SECONDS) -> None:
         self._client = client
+        self._patience = patience
         self._digests: dict[str, str] = {}
 
     def digest(self, script: str) -> str:
@@ -66,14 +81,15 @@ class ScriptRunner:
         return found
 
     async def run(self, call: Call) -> Any:
-        """Run one call; RedisError when there is no answer."""
-        try:
-            return await self._client.evalsha(self.digest(call.script), len(call.keys), *call.keys, *call.args)
-        except NoScriptError:
-            return await self._client.eval(call.script, len(call.keys), *call.keys, *call.args)
+        """Run one call; RedisError or OSError when there is no answer."""
+        async with asyncio.timeout(self._patience):
+            try:
+                return await self._client.evalsha(self.digest(call.script), len(call.keys), *call.keys, *call.args)
+            except NoScriptError:
+                return await self._client.eval(call.script, len(call.keys), *call.keys, *call.args)
 
     async def run_all(self, calls: Sequence[Call | Command]) -> None:
-        """Run calls in one round trip."""
+        """Run calls in one round trip; RedisError or OSError when there is no answer."""
         while calls:
             pipeline = self._client.pipeline(transaction=False)
             for call in calls:
@@ -81,10 +97,12 @@ class ScriptRunner:
                     pipeline.evalsha(self.digest(call.script), len(call.keys), *call.keys, *call.args)
                 else:
                     call(pipeline)
-            answers = await pipeline.execute(raise_on_error=False)
+            async with asyncio.timeout(self._patience):
+                answers = await pipeline.execute(raise_on_error=False)
             calls = [call for call, a in zip(calls, answers, strict=True) if isinstance(a, NoScriptError)]
             for script in {call.script for call in calls if isinstance(call, Call)}:
-                await self._client.script_load(script)
+                async with asyncio.timeout(self._patience):
+                    await self._client.script_load(script)
 
 
 class Settler:
@@ -120,15 +138,13 @@ class Settler:
     async def flush(self, patience: float) -> None:
         """Wait until all is sent, for so many seconds at most."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), patience)
+            async with asyncio.timeout(patience):
+                await self._idle.wait()
 
     async def close(self, patience: float) -> int:
         """Send what is left, for so many seconds at most; how many calls were not sent."""
         await self.flush(patience)
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
         return len(self._waiting)
 
     async def _work(self) -> None:
@@ -227,14 +243,18 @@ class QuotaStore:
     """Reserves, and has settled, the quota of requests."""
 
     def __init__(
-        self, client: Redis, instance: str, instances: int = 1, now: Callable[[], int] = wall_ms, patience: float = 2.0
+        self,
+        client: Redis,
+        instance: str,
+        instances: int = 1,
+        now: Callable[[], int] = wall_ms,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self.runner = ScriptRunner(client)
+        self.runner = ScriptRunner(client, patience)
         self.settler = Settler(self.runner)
         self.grants = Grants(instances)
         self.book = quota_book_key(instance)
         self._now = now
-        self._patience = patience
         self._skew_ms = 0
 
     @property
@@ -252,8 +272,8 @@ class QuotaStore:
         for _attempt in range(3):
             call = ReserveCall(uuid.uuid4().hex, wishes, self.now_ms, book=self.book)
             try:
-                answer = await asyncio.wait_for(self.runner.run(call.call), self._patience)
-            except (RedisError, OSError, TimeoutError) as error:
+                answer = await self.runner.run(call.call)
+            except (RedisError, OSError) as error:
                 self._lose(error)
                 self._take_back(call, len(wishes))
                 return self._from_grants(wishes)

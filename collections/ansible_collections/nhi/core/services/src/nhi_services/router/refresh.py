@@ -25,6 +25,7 @@ from ansible_collections.nhi.core.plugins.module_utils.quota_projection import (
 from redis.exceptions import RedisError
 
 from nhi_services.router.live import Live
+from nhi_services.router.tasks import end_task
 
 LOG: Final = logging.getLogger("nhi.router.refresh")
 EVERY_SECONDS: Final = 1.0
@@ -51,10 +52,7 @@ class Refresher:
 
     async def stop(self) -> None:
         """Give back what was set aside, and end."""
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
         for state in self._live.setup.picture.states.values():
             with contextlib.suppress(RedisError, OSError):
                 await self._live.store.set_aside(state.scope, 0)
@@ -63,7 +61,8 @@ class Refresher:
         while True:
             began = time.monotonic()
             try:
-                await asyncio.wait_for(self.once(), 5)
+                async with asyncio.timeout(5):
+                    await self.once()
             except (RedisError, OSError, TimeoutError) as error:
                 LOG.debug("nothing new from redis: %s", type(error).__name__)
             except Exception:

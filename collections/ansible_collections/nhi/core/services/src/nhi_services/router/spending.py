@@ -32,7 +32,7 @@ from ansible_collections.nhi.core.plugins.module_utils.spend_book import ALL, Ta
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from nhi_services.router.quota_store import ScriptRunner, Settler
+from nhi_services.router.quota_store import PATIENCE_SECONDS, ScriptRunner, Settler
 
 LOG: Final = logging.getLogger("nhi.router.budget")
 _REASONS: Final = (PER_AGENT, IN_TOTAL)
@@ -48,10 +48,10 @@ class Spending:
         now_ms: Callable[[], int],
         instance: str,
         instances: int = 1,
-        patience: float = 2.0,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         self._client = client
-        self._runner = ScriptRunner(client)
+        self._runner = ScriptRunner(client, patience)
         self._settler = settler
         self._now_ms = now_ms
         self._book = spend_book_key(instance)
@@ -103,8 +103,8 @@ class Spending:
         taken = self._taken(agent, estimate_micro_usd, counted=True)
         call = take(taken, *self._less_apart(agent, limits))
         try:
-            code, mine, total = await asyncio.wait_for(self._runner.run(call), self._patience)
-        except (RedisError, OSError, TimeoutError) as error:
+            code, mine, total = await self._runner.run(call)
+        except (RedisError, OSError) as error:
             # It may have been taken: then it is given back as soon as Redis can be told.
             self._settler.put(taken.settle(0))
             self._lose(error)
@@ -138,7 +138,8 @@ class Spending:
         self._turn_of_day()
         date, apart = self._date, None if self._settler.backlog else self._settled_apart()
         try:
-            answer = await asyncio.wait_for(self._client.hgetall(spend_key(date)), self._patience)
+            async with asyncio.timeout(self._patience):
+                answer: Any = await self._client.hgetall(spend_key(date))
         except (RedisError, OSError, TimeoutError) as error:
             self._lose(error)
             return
