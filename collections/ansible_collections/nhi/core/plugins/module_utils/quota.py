@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -20,6 +20,8 @@ from zoneinfo import ZoneInfo
 from .errors import QuotaError
 
 WINDOW_MS: Final = 60_000
+# What each request that a router sets aside may use.
+GRANT_TOKENS: Final = 4000
 _DAY: Final = timedelta(days=1)
 _UNLIMITED: Final = -1
 
@@ -115,6 +117,11 @@ class Usage:
     tokens_today: int = 0
     requests_in_window: int = 0
     tokens_in_window: int = 0
+
+    def without(self, set_aside: int) -> Usage:
+        """What was really used, where so many requests are only set aside."""
+        requests, tokens = self.requests_today - set_aside, self.tokens_today - set_aside * GRANT_TOKENS
+        return replace(self, requests_today=max(0, requests), tokens_today=max(0, tokens))
 
     def left(self, limits: Limits) -> dict[str, int | None]:
         """What is left by limit; None where there is none, never below zero."""

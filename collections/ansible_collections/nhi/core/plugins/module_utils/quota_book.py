@@ -218,6 +218,15 @@ class UsageCall:
         return found[0], dict(zip(self.models, found[1:], strict=True))
 
 
+def set_aside_by_model(raw: Mapping[Any, Any]) -> dict[str, int]:
+    """Requests that are set aside, by model, from the hash in which routers say so."""
+    found: dict[str, int] = {}
+    for name, value in raw.items():
+        model = _text(name).rpartition("|")[2]
+        found[model] = found.get(model, 0) + int(value)
+    return found
+
+
 def learned_limits(raw: Mapping[Any, Any]) -> dict[str, dict[str, int]]:
     """Limits by model (empty: of the provider) from the hash in which they are kept."""
     found: dict[str, dict[str, int]] = {}

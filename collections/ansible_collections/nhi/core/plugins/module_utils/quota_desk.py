@@ -14,8 +14,17 @@ from typing import Any, Protocol
 
 from . import redis_keys
 from .errors import QuotaError
-from .quota import LIMIT_NAMES, Limits, Usage, day_at
-from .quota_book import Call, Reservation, ReserveCall, Scope, UsageCall, Wish, learned_limits
+from .quota import GRANT_TOKENS, LIMIT_NAMES, Limits, Usage, day_at
+from .quota_book import (
+    Call,
+    Reservation,
+    ReserveCall,
+    Scope,
+    UsageCall,
+    Wish,
+    learned_limits,
+    set_aside_by_model,
+)
 from .quota_projection import Sample, project
 
 _MANUAL_BOOK = redis_keys.quota_book_key("manual")
@@ -116,6 +125,7 @@ class Quota:
         now = self.now_ms()
         call = UsageCall(self.provider, terms.models, terms.zone, now)
         usage, models = call.usages(self._run(call.call))
+        aside = self._set_aside()
         rest = int(self._client.pttl(redis_keys.cooldown_key(self.provider)))
         return {
             "provider": self.provider,
@@ -123,9 +133,9 @@ class Quota:
             "zone": terms.zone,
             "resets_in_seconds": (call.day.end_ms - now) // 1000,
             "reset_at_ms": call.day.end_ms,
-            **_told(usage, terms.of("")),
+            **_told(usage, terms.of(""), sum(aside.values())),
             "cooldown_seconds": max(0, rest) / 1000,
-            "models": {name: _told(of_model, terms.of(name)) for name, of_model in models.items()},
+            "models": {name: _told(one, terms.of(name), aside.get(name, 0)) for name, one in models.items()},
         }
 
     def reserve(
@@ -170,9 +180,11 @@ class Quota:
         """Correct what was used today."""
         day = day_at(terms.zone, self.now_ms())
         key = redis_keys.quota_key(self.provider, day.date)
-        suffix = f"|{model}" if model else ""
-        pairs = (("requests_made", requests), ("tokens_used", tokens))
-        values = {f"{name}{suffix}": value for name, value in pairs if value is not None}
+        suffix, by_model = f"|{model}" if model else "", self._set_aside()
+        aside = by_model.get(model, 0) if model else sum(by_model.values())
+        # What is set aside stays counted.
+        pairs = (("requests_made", requests, aside), ("tokens_used", tokens, aside * GRANT_TOKENS))
+        values = {f"{name}{suffix}": value + kept for name, value, kept in pairs if value is not None}
         if values:
             self._client.hset(key, mapping={**values, "reset_at": day.end_ms // 1000})
             self._client.pexpireat(key, day.end_ms + 2 * 86_400_000)
@@ -186,6 +198,13 @@ class Quota:
             redis_keys.quota_key(self.provider, day.date), *windows, *(f"{window}:tokens" for window in windows),
             *pauses, redis_keys.quota_limits_key(self.provider), redis_keys.quota_samples_key(self.provider),
         )  # fmt: skip
+        aside = self._set_aside()
+        for model in ("", *aside) if aside else ():
+            self.set_used(terms, 0, 0, model)
+
+    def _set_aside(self) -> dict[str, int]:
+        """Requests that routers keep for the time that Redis is lost, by model."""
+        return set_aside_by_model(self._client.hgetall(redis_keys.quota_aside_key(self.provider)))
 
     def project(self, terms: Terms) -> dict[str, Any] | None:
         """How long the requests of the day last; None where they are not limited."""
@@ -213,12 +232,14 @@ def all_providers(client: QuotaRedis, names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _told(usage: Usage, limits: Limits) -> dict[str, Any]:
+def _told(usage: Usage, limits: Limits, set_aside: int) -> dict[str, Any]:
+    used = usage.without(set_aside)
     return {
         "used": {
-            "requests_today": usage.requests_today, "tokens_today": usage.tokens_today,
-            "requests_in_window": usage.requests_in_window, "tokens_in_window": usage.tokens_in_window,
+            "requests_today": used.requests_today, "tokens_today": used.tokens_today,
+            "requests_in_window": used.requests_in_window, "tokens_in_window": used.tokens_in_window,
         },
+        "set_aside": set_aside,
         "limits": limits.as_dict(),
         "left": usage.left(limits),
     }  # fmt: skip

@@ -53,6 +53,11 @@ def quota_limits_key(provider: str) -> str:
     return f"api_limits:{provider}"
 
 
+def quota_aside_key(provider: str) -> str:
+    """Requests that routers keep for the time that Redis is lost, counted as used: a hash by INSTANCE|MODEL."""
+    return f"api_aside:{provider}"
+
+
 def quota_samples_key(provider: str) -> str:
     """What had been used of a day's requests every five minutes, for projections: a hash by Unix time in ms."""
     return f"api_samples:{provider}"

@@ -118,7 +118,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 quota:
-  description: What was used and what is left, after the change. C(left) is null where there is no limit.
+  description:
+    - What was used and what is left, after the change. C(left) is null where there is no limit.
+    - C(set_aside) is the number of requests that routers keep for the time that Redis is lost. They are neither used
+      nor left.
   returned: success
   type: dict
   sample:
@@ -128,8 +131,9 @@ quota:
     resets_in_seconds: 39600
     reset_at_ms: 1795824000000
     used: {requests_today: 340, tokens_today: 91000, requests_in_window: 3, tokens_in_window: 900}
+    set_aside: 20
     limits: {requests_per_day: 1000, requests_per_minute: 50, tokens_per_day: null, tokens_per_minute: null}
-    left: {requests_per_day: 660, requests_per_minute: 47, tokens_per_day: null, tokens_per_minute: null}
+    left: {requests_per_day: 640, requests_per_minute: 47, tokens_per_day: null, tokens_per_minute: null}
     cooldown_seconds: 0.0
     models: {}
 projection:

@@ -10,7 +10,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .ports import free_port
 
 NOBODY = 65534
 READY_SECONDS = 30.0
@@ -101,12 +102,6 @@ def binaries_in(home: Path) -> Path:
         copied = home / "server" / package.name / installed.name
         installed = Path(shutil.copytree(installed, copied, symlinks=True))
     return installed / "bin"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

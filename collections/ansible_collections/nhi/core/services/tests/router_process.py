@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from .postgres_server import free_port
+from .ports import free_port
 
 READY_SECONDS = 20.0
 

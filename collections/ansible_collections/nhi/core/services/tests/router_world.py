@@ -18,6 +18,7 @@ from nhi_services.router.config import parse_config
 from nhi_services.router.main import Router
 
 from .mock_provider import MockProvider
+from .ports import free_port
 from .valkey_server import ValkeyServer
 
 KEY = "key-of-aider"
@@ -90,7 +91,7 @@ class World:
         """Requests of today, after all is settled."""
         await self.router.live.store.settler.flush(5)
         await self.router._refresher.once()
-        return self.router.live.setup.picture.provider_usage[provider].requests_today
+        return self.router.live.setup.picture.really_used(provider).requests_today
 
 
 async def until(is_so: Callable[[], object], seconds: float = 15) -> None:
@@ -121,15 +122,13 @@ async def world(server: ValkeyServer, names: list[str] | None = None, **config: 
     for provider in providers.values():
         await provider.start()
     async with aiohttp.ClientSession() as session:
-        free = MockProvider()
-        await free.start()
-        await free.stop()
-        settings = merge(configuration(server, providers), merge(config, {"listen": {"port": free.port}}))
+        port = free_port()
+        settings = merge(configuration(server, providers), merge(config, {"listen": {"port": port}}))
         router = Router(parse_config(settings))
         await router.start()
         await router._refresher.once()
         try:
-            yield World(router, providers, server, session, f"http://127.0.0.1:{free.port}")
+            yield World(router, providers, server, session, f"http://127.0.0.1:{port}")
         finally:
             await router.stop()
             for provider in providers.values():

@@ -17,6 +17,7 @@ from ansible_collections.nhi.core.plugins.module_utils.quota import Limits
 from ansible_collections.nhi.core.plugins.module_utils.quota_desk import Quota, Terms, all_providers, published
 from ansible_collections.nhi.core.plugins.module_utils.redis_keys import (
     cooldown_key,
+    quota_aside_key,
     quota_samples_key,
     quota_terms_key,
 )
@@ -59,6 +60,21 @@ def test_what_the_router_published_is_read(quota: Quota) -> None:
     assert data["left"]["requests_per_day"] == 8
     assert data["models"]["sonnet"]["left"]["requests_per_day"] == 2
     assert 0 < data["resets_in_seconds"] <= 86_400
+
+
+def test_what_routers_set_aside_is_neither_used_nor_left(quota: Quota, server: redis.Redis) -> None:
+    server.hset(quota_aside_key("claude"), mapping={"a-1|sonnet": "2", "b-2|sonnet": "1"})
+    quota.set_used(quota.terms(), 4, 100)
+    data = quota.read(quota.terms())
+    assert (data["used"]["requests_today"], data["used"]["tokens_today"], data["set_aside"]) == (4, 100, 3)
+    assert data["left"]["requests_per_day"] == 10 - 4 - 3
+    projection = quota.project(quota.terms())
+    assert projection is not None
+    assert projection["used"] == 4
+    quota.reset(quota.terms())
+    data = quota.read(quota.terms())
+    assert (data["used"]["requests_today"], data["left"]["requests_per_day"]) == (0, 7), "it stays counted"
+    assert data["models"]["sonnet"]["left"]["requests_per_day"] == 1
 
 
 def test_all_are_reserved_or_none(quota: Quota) -> None:

@@ -26,7 +26,7 @@ import yaml
 from nhi_services.router import dev, main
 from nhi_services.router.config import hash_key, parse_config
 
-from .postgres_server import free_port
+from .ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_every_form_is_answered_by_every_dialect_and_falls_back_to_the_other(
                     assert form == "chat" or end["usage"]["output_tokens"] == 5
         paths = [path for path, _body, _headers in world.providers["good"].seen]
         assert set(paths) == {"/v1/messages" if dialects is MIXED else "/v1/chat/completions"}
-        assert await world.used("fair") - 20 == 6
+        assert await world.used("fair") == 6
 
     play(server, work, routing={"breaker_failures": 100}, **dialects)
 
@@ -162,7 +162,7 @@ def test_what_only_one_dialect_can_say_goes_to_a_provider_of_that(server: Valkey
         assert (code, headers["X-NHI-Model"]) == (200, "fair-model")
         assert "the tool web_search_20250305" in headers["X-NHI-Degraded"]
         assert world.providers["good"].seen == []
-        assert await world.used("good") - 20 == 0, "nothing was sent"
+        assert await world.used("good") == 0, "nothing was sent"
         for stream in (False, True):
             code, told, _headers = await send(world, "messages", model="good-model", stream=stream, **searching)
             assert (code, told["error"]["type"]) == (400, "invalid_request_error")
@@ -234,7 +234,7 @@ def test_tokens_are_counted_by_who_does_that_for_nothing_else_estimated(server: 
             assert 20 < told["input_tokens"] < 200
         assert (await world.post(path, {**body, "model": "fair-model"}))[1]["input_tokens"] > 10
         assert world.providers["fair"].seen == []
-        assert await world.used("good") - 20 == 0, "a count is no request"
+        assert await world.used("good") == 0, "a count is no request"
 
     play(server, work, providers={"good": {"dialect": "anthropic", "counts_tokens": True}})
 

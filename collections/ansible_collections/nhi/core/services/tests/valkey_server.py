@@ -10,7 +10,6 @@ import importlib.util
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+
+from .ports import free_port
 
 READY_SECONDS = 20.0
 
@@ -73,18 +74,11 @@ class ValkeyServer:
             self.process = None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def valkey(*, append_only: bool = True) -> Iterator[ValkeyServer]:
     """A server that runs; gone with its data afterwards."""
     home = Path(tempfile.mkdtemp(prefix="nhi-valkey-"))
-    server = ValkeyServer(home, _free_port(), append_only)
+    server = ValkeyServer(home, free_port(), append_only)
     try:
         server.start()
         yield server

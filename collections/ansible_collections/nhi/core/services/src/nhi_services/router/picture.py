@@ -124,6 +124,8 @@ class Picture:
         self.gpu_light: str | None = None
         self.projections: dict[str, Projection] = {}
         self.provider_usage: dict[str, Usage] = dict.fromkeys(config.providers, Usage())
+        # Requests that routers keep for the time that Redis is lost, by model.
+        self.set_aside: dict[str, int] = {}
         self.provider_in_flight: dict[str, int] = dict.fromkeys(config.providers, 0)
         self.learned: dict[str, dict[str, dict[str, int]]] = {}
         memory, routing = config.routing.latency_memory_seconds, config.routing
@@ -220,6 +222,14 @@ class Picture:
         if state is not None:
             state.in_flight -= 1
             self.provider_in_flight[state.model.provider] -= 1
+
+    def really_used(self, provider: str) -> Usage:
+        """What of a provider was used, without what is only set aside."""
+        return self.provider_usage[provider].without(self.set_aside_of(provider))
+
+    def set_aside_of(self, provider: str) -> int:
+        """Requests of a provider that are set aside."""
+        return sum(self.set_aside.get(name, 0) for name in self.config.providers[provider].models)
 
     def left(self, name: str) -> dict[str, int | None]:
         """What is left of the limits of a model and its provider, the smaller of both."""

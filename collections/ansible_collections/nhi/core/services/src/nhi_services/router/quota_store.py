@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
-from ansible_collections.nhi.core.plugins.module_utils.quota import WINDOW_MS, Limits
+from ansible_collections.nhi.core.plugins.module_utils.quota import GRANT_TOKENS, WINDOW_MS, Limits
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import (
     Call,
     Refusal,
@@ -42,7 +42,6 @@ Command = Callable[[Pipeline], Any]
 PATIENCE_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 0.2
 _BATCH: Final = 200
-_GRANT_TOKENS: Final = 4000
 
 
 class QuotaUnavailableError(NHIError):
@@ -313,7 +312,7 @@ class QuotaStore:
         for surplus in self.grants.drop(scope.model, self.now_ms, wanted):
             self.refund(surplus)
         for _number in range(wanted - self.grants.held(scope.model)):
-            call = ReserveCall(uuid.uuid4().hex, [Wish(daily_only(scope), _GRANT_TOKENS)], self.now_ms, book=self.book)
+            call = ReserveCall(uuid.uuid4().hex, [Wish(daily_only(scope), GRANT_TOKENS)], self.now_ms, book=self.book)
             verdict = call.verdict(await self.runner.run(call.call))
             if verdict.reservation is None:
                 return

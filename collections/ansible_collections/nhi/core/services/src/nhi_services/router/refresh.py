@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ansible_collections.nhi.core.plugins.module_utils import redis_keys
 from ansible_collections.nhi.core.plugins.module_utils.quota import day_at, emergency_share
-from ansible_collections.nhi.core.plugins.module_utils.quota_book import UsageCall, learned_limits
+from ansible_collections.nhi.core.plugins.module_utils.quota_book import UsageCall, learned_limits, set_aside_by_model
 from ansible_collections.nhi.core.plugins.module_utils.quota_desk import Terms, published
 from ansible_collections.nhi.core.plugins.module_utils.quota_projection import (
     LOOK_BACK_MS,
@@ -25,6 +25,7 @@ from ansible_collections.nhi.core.plugins.module_utils.quota_projection import (
 from redis.exceptions import RedisError
 
 from nhi_services.router.live import Live
+from nhi_services.router.quota_store import PATIENCE_SECONDS
 from nhi_services.router.tasks import end_task
 
 LOG: Final = logging.getLogger("nhi.router.refresh")
@@ -33,6 +34,7 @@ SAMPLE_EVERY_MS: Final = 300_000
 PUBLISH_SECONDS: Final = 60.0
 PREFERRED_SECONDS: Final = 14_400
 HEARTBEAT_MEMORY_MS: Final = 30_000
+ASIDE_MEMORY_MS: Final = 60_000
 
 
 class Refresher:
@@ -56,6 +58,10 @@ class Refresher:
         for state in self._live.setup.picture.states.values():
             with contextlib.suppress(RedisError, OSError):
                 await self._live.store.set_aside(state.scope, 0)
+        with contextlib.suppress(RedisError, OSError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                for provider in self._live.setup.config.providers:
+                    await self._set_aside(provider)
 
     async def _work(self) -> None:
         while True:
@@ -86,6 +92,7 @@ class Refresher:
             picture.provider_usage[provider] = usage
             for name, of_model in models.items():
                 picture.states[name].usage = of_model
+            await self._set_aside(provider)
             await self._cooldowns(provider, list(config.models))
             await self._project(provider, now)
         preferred: Any = await client.get(redis_keys.PREFERRED_PROVIDER)
@@ -109,6 +116,23 @@ class Refresher:
             await pipeline.delete(key).hset(key, mapping=terms).sadd(redis_keys.PROVIDERS, provider).execute()
         self._published, self._published_at = id(setup), time.monotonic()
 
+    async def _set_aside(self, provider: str) -> None:
+        """Let others know what this router keeps, and learn what all of them do; what a lost one kept is used up."""
+        live, key = self._live, redis_keys.quota_aside_key(provider)
+        kept = {name: live.store.grants.held(name) for name in live.setup.config.providers[provider].models}
+        pipeline: Any = live.redis.pipeline(transaction=False)
+        pipeline.hset(key, mapping={f"{self._instance}|{name}": held for name, held in kept.items()})
+        pipeline.pexpire(key, ASIDE_MEMORY_MS)
+        pipeline.hgetall(key)
+        pipeline.zrange(redis_keys.ROUTER_INSTANCES, 0, -1)
+        *_done, told, instances = await pipeline.execute()
+        there = {self._instance.encode(), *instances}
+        lost = [name for name in told if name.rpartition(b"|")[0] not in there]
+        if lost:
+            await live.redis.hdel(key, *lost)
+        by_model = set_aside_by_model({name: value for name, value in told.items() if name not in lost})
+        live.setup.picture.set_aside.update({name: by_model.get(name, 0) for name in kept})
+
     async def _cooldowns(self, provider: str, models: list[str]) -> None:
         """Pauses that other routers were asked for."""
         picture, client = self._live.setup.picture, self._live.redis
@@ -122,7 +146,7 @@ class Refresher:
         """Take a sample of what was used now and then, and say how long the rest lasts."""
         live, config = self._live, self._live.setup.config.providers[provider]
         day = day_at(config.reset_zone, now)
-        used = live.setup.picture.provider_usage[provider].requests_today
+        used = live.setup.picture.really_used(provider).requests_today
         key = redis_keys.quota_samples_key(provider)
         slot = now // SAMPLE_EVERY_MS * SAMPLE_EVERY_MS
         await live.redis.hsetnx(key, str(slot), used)

@@ -54,7 +54,7 @@ def status_of(live: Live, last: LastRequests) -> dict[str, Any]:
 
 
 def _provider(picture: Picture, name: str) -> dict[str, Any]:
-    config, usage = picture.config.providers[name], picture.provider_usage[name]
+    config, usage, used = picture.config.providers[name], picture.provider_usage[name], picture.really_used(name)
     states = [picture.states[model] for model in config.models]
     limits = states[0].scope.provider_limits
     projection = picture.projections.get(name)
@@ -62,7 +62,8 @@ def _provider(picture: Picture, name: str) -> dict[str, Any]:
         "kind": config.kind,
         "zone": config.reset_zone,
         "in_flight": picture.provider_in_flight[name],
-        "used": {"requests": usage.requests_today, "tokens": usage.tokens_today},
+        "used": {"requests": used.requests_today, "tokens": used.tokens_today},
+        "set_aside": picture.set_aside_of(name),
         "limits": limits.as_dict(),
         "left": usage.left(limits),
         "projection": projection.as_data() if projection else None,
