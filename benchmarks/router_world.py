@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,10 @@ from benchmarks import ROOT
 
 PEERS = ROOT / "benchmarks/peers"
 LITELLM = "litellm[proxy]==1.105.6"
+PACKAGES = {
+    "litellm": (LITELLM,),
+    "minimal": ("uvicorn==0.54.0", "httptools==0.9.0", "uvloop==0.23.0", "aiohttp==3.14.5", "redis[hiredis]==8.1.0"),
+}
 KEY = "sk-benchmark"
 MODEL = "bench"
 DIRECT, NGINX, MINIMAL, LITELLM_PROXY, ROUTER, BUDGETED = (
@@ -54,6 +57,8 @@ class Subject:
     stream_url: str
     process: subprocess.Popen[bytes] | None = None
     started_seconds: float = 0.0
+    # Before the names of the models.
+    prefix: str = ""
 
     def memory_mb(self) -> float:
         """Resident memory of its processes, at their largest."""
@@ -63,8 +68,9 @@ class Subject:
         return sum(_peak_kb(pid) for pid in pids) / 1024
 
 
-def body(model: str = MODEL, *, stream: bool = False) -> dict[str, Any]:
+def body(subject: Subject, *, stream: bool = False) -> dict[str, Any]:
     """A request of about 1 KB."""
+    model = f"{subject.prefix}{MODEL}-stream" if stream else f"{subject.prefix}{MODEL}"
     asked = {"model": model, "max_tokens": 500, "messages": [{"role": "user", "content": PROMPT}]}
     return {**asked, "stream": True} if stream else asked
 
@@ -80,20 +86,22 @@ def missing() -> list[str]:
     return [name for name in ("wrk", "nginx") if _program(name) is None]
 
 
-def litellm_program(cache: Path) -> Path:
-    """LiteLLM in a virtual environment of its own, made when it is not there."""
-    home = cache / "peers" / "litellm"
-    program = home / "bin/litellm"
-    stamp = home / "installed"
-    if not stamp.exists() or stamp.read_text() != LITELLM:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        subprocess.run([home / "bin/pip", "install", "--quiet", LITELLM], check=True)
-        stamp.write_text(LITELLM)
-    return program
+def peers_python(cache: Path) -> dict[str, Path]:
+    """A virtual environment for each peer, made where it is not there; the folder of its programs."""
+    found = {}
+    for name, packages in PACKAGES.items():
+        home = cache / "peers" / name
+        stamp = home / "installed"
+        if not stamp.exists() or stamp.read_text() != " ".join(packages):
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+            subprocess.run([home / "bin/pip", "install", "--quiet", *packages], check=True)
+            stamp.write_text(" ".join(packages))
+        found[name] = home / "bin"
+    return found
 
 
 @contextlib.contextmanager
-def subjects(scratch: Path, litellm: Path) -> Iterator[dict[str, Subject]]:
+def subjects(scratch: Path, programs: Mapping[str, Path]) -> Iterator[dict[str, Subject]]:
     """All of them, running; gone afterwards."""
     mine, other = cores()
     os.sched_setaffinity(0, {other})
@@ -111,21 +119,22 @@ def subjects(scratch: Path, litellm: Path) -> Iterator[dict[str, Subject]]:
         for name, make in ((MINIMAL, _minimal), (LITELLM_PROXY, _litellm), (ROUTER, _router), (BUDGETED, _budgeted)):
             home = scratch / name.replace(" ", "-").replace(",", "")
             home.mkdir()
-            made[name] = stack.enter_context(make(name, home, servers, (whole, parts), litellm))
+            made[name] = stack.enter_context(make(name, home, servers, (whole, parts), programs))
         yield made
 
 
 Urls = tuple[str, str]
+Programs = Mapping[str, Path]
 
 
 @contextlib.contextmanager
-def _minimal(name: str, _home: Path, servers: Embedded, urls: Urls, _litellm: Path) -> Iterator[Subject]:
+def _minimal(name: str, _home: Path, servers: Embedded, urls: Urls, programs: Programs) -> Iterator[Subject]:
     """One process for each upstream: it knows nothing but to hand on."""
     with contextlib.ExitStack() as stack:
         ports = [free_port(), free_port()]
         processes = []
         for port, url in zip(ports, urls, strict=True):
-            argv = [sys.executable, "-m", "uvicorn", "--app-dir", PEERS, "minimal_proxy:app", "--port", str(port)]
+            argv = [programs["minimal"] / "uvicorn", "--app-dir", PEERS, "minimal_proxy:app", "--port", str(port)]
             argv += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
             env = {"UPSTREAM": url, "REDIS": servers.redis_url}
             processes.append(stack.enter_context(_running(argv, cores()[0], port, env)))
@@ -133,7 +142,7 @@ def _minimal(name: str, _home: Path, servers: Embedded, urls: Urls, _litellm: Pa
 
 
 @contextlib.contextmanager
-def _litellm(name: str, home: Path, _servers: Embedded, urls: Urls, litellm: Path) -> Iterator[Subject]:
+def _litellm(name: str, home: Path, _servers: Embedded, urls: Urls, programs: Programs) -> Iterator[Subject]:
     """As its documentation starts it, with a key, without a database; one worker."""
     models = [
         {"model_name": model, "litellm_params": {"model": "openai/m", "api_base": f"{url}/v1", "api_key": "x"}}
@@ -142,7 +151,8 @@ def _litellm(name: str, home: Path, _servers: Embedded, urls: Urls, litellm: Pat
     config = {"model_list": models, "general_settings": {"master_key": KEY}, "litellm_settings": {"telemetry": False}}
     (home / "config.yaml").write_text(yaml.safe_dump(config))
     port = free_port()
-    argv = [litellm, "--config", home / "config.yaml", "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    argv = [programs["litellm"] / "litellm", "--config", home / "config.yaml", "--num_workers", "1"]
+    argv += ["--host", "127.0.0.1", "--port", str(port)]
     started = time.monotonic()
     with _running(argv, cores()[0], port, {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}) as process:
         url = f"http://127.0.0.1:{port}"
@@ -151,7 +161,9 @@ def _litellm(name: str, home: Path, _servers: Embedded, urls: Urls, litellm: Pat
 
 
 @contextlib.contextmanager
-def _router(name: str, home: Path, servers: Embedded, urls: Urls, _litellm: Path, **agent: Any) -> Iterator[Subject]:
+def _router(
+    name: str, home: Path, servers: Embedded, urls: Urls, _programs: Programs, **agent: Any
+) -> Iterator[Subject]:
     """With everything switched on: keys, quotas by day and minute, three models to choose from, costs, books."""
     port = free_port()
     model = {"quality": 8, "context": 100_000, "max_output": 4000, "price": {"input": 0.1, "output": 0.4}}
@@ -181,11 +193,11 @@ def _router(name: str, home: Path, servers: Embedded, urls: Urls, _litellm: Path
     with _running(argv, cores()[0], port, log=home / "log") as process:
         url = f"http://127.0.0.1:{port}"
         _until_answers(f"{url}/readyz", process)
-        yield Subject(name, url, url, process, time.monotonic() - started)
+        yield Subject(name, url, url, process, time.monotonic() - started, "nhi/")
 
 
-def _budgeted(name: str, home: Path, servers: Embedded, urls: Urls, litellm: Path) -> Any:
-    return _router(name, home, servers, urls, litellm, daily_budget_usd=1_000_000)
+def _budgeted(name: str, home: Path, servers: Embedded, urls: Urls, programs: Programs) -> Any:
+    return _router(name, home, servers, urls, programs, daily_budget_usd=1_000_000)
 
 
 def _upstream_conf(port: int) -> str:
@@ -258,7 +270,7 @@ def _until_listens(port: int, process: subprocess.Popen[bytes]) -> None:
 def _until_answers(url: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while True:
-        with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(url, timeout=5) as answer:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 -- ours
             if answer.status == 200:
                 return
         if process.poll() is not None or time.monotonic() > deadline:

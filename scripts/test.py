@@ -1,6 +1,6 @@
 """Every suite, one after the other, with what each prints; one line for each at the end.
 
-Usage: test.py [check|slow|e2e|lxc|molecule]...
+Usage: test.py [check|e2e|lxc|molecule]...
 """
 
 from __future__ import annotations
@@ -36,15 +36,14 @@ def pytest(marks: str, *paths: str | Path) -> list[str | Path]:
 def suites() -> list[Suite]:
     """All suites in the order in which they run: what fails fast comes first.
 
-    Tests in memory wait more than they work, so several files run at a time, and two of those with containers.
+    Tests wait more than they work, so several files run at a time; those in tests/ begin, since they take longest.
     """
-    places = ("lab/tests", CORE / "tests/unit", CORE / "services/tests", "tests")
-    two, three = (("-n", str(workers), "--dist", "loadfile") for workers in (2, 3))
+    places = ("tests", "lab/tests", CORE / "tests/unit", CORE / "services/tests")
+    three = ("-n", "3", "--dist", "loadfile")
     return [
         Suite("check", "linters, types, sanity, documentation, fast tests", ["python", SCRIPTS / "check.py", "all"]),
-        Suite("slow", "crash tests and races", pytest("slow and not lxc and not e2e", *two, *places)),
-        Suite("e2e", "journeys against a lab in memory", pytest("e2e and not lxc", *three, "tests")),
-        Suite("lxc", "the lab and the journeys on real containers", pytest("lxc", *two, *places), root_only=True),
+        Suite("e2e", "crash tests, races, journeys in memory", pytest("(slow or e2e) and not lxc", *three, *places)),
+        Suite("lxc", "the lab and the journeys on real containers", pytest("lxc", *three, *places), root_only=True),
         Suite("molecule", "the roles on real containers", ["python", SCRIPTS / "molecule.py"], root_only=True),
     ]
 

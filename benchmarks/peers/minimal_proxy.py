@@ -21,15 +21,25 @@ return 1"""
 
 
 class Proxy:
-    """One ASGI application; its connections are made at the first request."""
+    """One ASGI application."""
 
     def __init__(self) -> None:
         self._redis = Redis.from_url(os.environ["REDIS"], socket_timeout=None)
         self._session: aiohttp.ClientSession | None = None
         self._digest = ""
 
+    async def _live(self, receive: Any, send: Any) -> None:
+        await receive()
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._digest = await self._redis.script_load(COUNT)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._session.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
             return
         body = b""
         while True:
@@ -37,9 +47,7 @@ class Proxy:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-            self._digest = await self._redis.script_load(COUNT)
+        assert self._session is not None  # noqa: S101 -- since the start
         admitted: Any = await self._redis.evalsha(self._digest, 1, "minimal:used", 1_000_000_000)
         if not admitted:
             await send({"type": "http.response.start", "status": 429, "headers": []})

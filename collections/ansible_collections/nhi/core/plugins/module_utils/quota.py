@@ -94,12 +94,21 @@ def zone_named(name: str) -> ZoneInfo:
 
 def day_at(zone: str, now_ms: int) -> Day:
     """The day of a provider at a moment; it has 23 or 25 hours where clocks are changed."""
+    # Most moments are of the day that was asked for last.
+    last = _last_days.get(zone)
+    if last is not None and last.has(now_ms):
+        return last
     here = zone_named(zone)
     today = datetime.fromtimestamp(now_ms / 1000, UTC).astimezone(here).date()
     start, end = (datetime.combine(day, time(), here) for day in (today, today + _DAY))
-    return Day(today.isoformat(), _ms(start), _ms(end))
+    _last_days[zone] = found = Day(today.isoformat(), _ms(start), _ms(end))
+    return found
 
 
+_last_days: dict[str, Day] = {}
+
+
+@lru_cache(maxsize=64)
 def next_day(zone: str, day: Day) -> Day:
     """The one that follows."""
     return day_at(zone, day.end_ms)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from . import redis_keys
@@ -131,6 +132,27 @@ class Verdict:
         return min((refusal.retry_ms for refusal in self.refusals), default=None)
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What a candidate's share of a call is made of, all but its tokens: the same for every request of a day."""
+
+    day: Day
+    after: Day
+    keys: tuple[str, ...]
+    day_args: tuple[str | int, ...]
+    limit_args: tuple[int, ...]
+
+
+@lru_cache(maxsize=512)
+def _parts(scope: Scope, day: Day) -> _Parts:
+    after = next_day(scope.zone, day)
+    keys = [redis_keys.quota_key(scope.provider, one.date) for one in (day, after)]
+    cooldowns = [redis_keys.cooldown_key(scope.provider), redis_keys.cooldown_key(scope.provider, scope.model)]
+    limits = [*scope.provider_limits.as_arguments(), *scope.model_limits.as_arguments()]
+    day_args = (scope.model, day.start_ms, day.end_ms, after.end_ms)
+    return _Parts(day, after, (*keys, *scope.windows(), *cooldowns), day_args, tuple(limits))
+
+
 class ReserveCall:
     """Reserve the first of several candidates that has room in every limit."""
 
@@ -148,27 +170,18 @@ class ReserveCall:
         self.id = reservation_id
         self.book = book
         self._wishes = tuple(wishes)
-        self._days = [day_at(wish.scope.zone, now_ms) for wish in wishes]
-        self._afters = [next_day(wish.scope.zone, day) for wish, day in zip(wishes, self._days, strict=True)]
+        self._parts = [_parts(wish.scope, day_at(wish.scope.zone, now_ms)) for wish in wishes]
         keys: list[str] = [book]
         args: list[str | int] = [now_ms if simulated else 0, reservation_id, lease_ms, guard_ms]
-        for wish, day, after in zip(self._wishes, self._days, self._afters, strict=True):
-            scope = wish.scope
-            keys += [redis_keys.quota_key(scope.provider, one.date) for one in (day, after)]
-            keys += scope.windows()
-            keys += [
-                redis_keys.cooldown_key(scope.provider), redis_keys.cooldown_key(scope.provider, scope.model),
-            ]  # fmt: skip
-            args += [scope.model, day.start_ms, day.end_ms, after.end_ms, max(0, wish.tokens)]
-            args += [*scope.provider_limits.as_arguments(), *scope.model_limits.as_arguments(), int(wish.forced)]
+        for wish, part in zip(self._wishes, self._parts, strict=True):
+            keys += part.keys
+            args += (*part.day_args, max(0, wish.tokens), *part.limit_args, int(wish.forced))
         self.call = Call(RESERVE, tuple(keys), tuple(args))
 
     def promised(self, at: int, *, both_days: bool = False) -> Reservation:
         """The reservation of a candidate, counted from 0, as it is if the script reserves that one."""
-        wish = self._wishes[at]
-        return Reservation(
-            self.id, self.book, wish.scope, max(0, wish.tokens), self._days[at], self._afters[at], both_days
-        )
+        wish, part = self._wishes[at], self._parts[at]
+        return Reservation(self.id, self.book, wish.scope, max(0, wish.tokens), part.day, part.after, both_days)
 
     def verdict(self, answer: Answer) -> Verdict:
         """What the script's answer means."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import itertools
 import json
 import os
@@ -16,7 +15,6 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psycopg
@@ -31,6 +29,8 @@ from nhi_services.audit_replay import compare, replay
 from nhi_services.cli import main
 from nhi_services.postgres import DatabaseSettings
 from nhi_services.settings import SettingsError
+
+from .postgres_server import postgres_server
 
 pytestmark = pytest.mark.slow
 
@@ -72,25 +72,9 @@ FORBIDDEN_TO_THE_WRITER = [
 ]
 
 
-def load(name: str) -> ModuleType:
-    """A file beside this one: pytest imports tests without a package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-postgres_server = load("postgres_server")
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
-    with postgres_server.postgres_server() as running:
+    with postgres_server() as running:
         yield running
 
 

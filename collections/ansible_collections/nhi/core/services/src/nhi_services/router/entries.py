@@ -31,6 +31,7 @@ COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
     },
 }  # fmt: skip
 _MOST: Final = 2**31 - 1
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Choice:
             "asked_for": _text(self.asked_for, 200) or None, "chosen": _text(self.chosen, 100) or None,
             "provider": _text(self.provider, 50) or None, "reason": _text(self.reason, 500),
             "prompt_tokens": _whole(self.prompt_tokens), "queued_ms": _whole(self.queued_ms),
-            "attempts": _clean(list(self.attempts)), "candidates": _clean(list(self.candidates)),
+            "attempts": list(self.attempts), "candidates": list(self.candidates),
         }  # fmt: skip
 
 
@@ -105,7 +106,10 @@ Row = Entry | Choice
 def line_of(row: Row) -> bytes:
     """A row as a line of the spool, without the end of the line."""
     table, columns = row.as_row()
-    return json.dumps({"table": table, **columns}, separators=(",", ":")).encode("ascii")
+    text = _ENCODER.encode({"table": table, **columns})
+    if "\\u" in text or "NaN" in text or "Infinity" in text:
+        text = _ENCODER.encode({"table": table, **_clean(columns)})
+    return text.encode("ascii")
 
 
 def table_of(line: bytes) -> str:
@@ -147,15 +151,15 @@ def _whole(number: float) -> int:
 
 
 def _text(text: str | None, length: int) -> str:
-    """What PostgreSQL takes: no NUL, no half of a surrogate pair, no longer than its column."""
-    return (text or "").replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:length]
+    return (text or "")[:length]
 
 
 def _clean(value: Any) -> Any:
+    """What PostgreSQL takes: no NUL, no half of a surrogate pair, no number that is none."""
     if isinstance(value, str):
-        return _text(value, 500)
+        return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {_text(str(name), 100): _clean(one) for name, one in value.items()}
+        return {_clean(str(name)): _clean(one) for name, one in value.items()}
     return [_clean(one) for one in value] if isinstance(value, list | tuple) else value

@@ -123,9 +123,12 @@ class Ledger:
 
     async def _flush(self) -> None:
         """Bring everything that waits to the database, or to the disk."""
-        while self._in_hand or self._queue:
+        # What comes meanwhile waits for the next time, unless it is a whole batch: small ones cost as much.
+        left = len(self._queue)
+        while self._in_hand or (self._queue and (left > 0 or len(self._queue) >= self._batch)):
             if not self._in_hand:
                 self._in_hand = [self._queue.popleft() for _one in range(min(self._batch, len(self._queue)))]
+                left -= len(self._in_hand)
             lines = list(self._lines(self._in_hand))
             if await self._to_database(lines):
                 self._stats.written += len(lines)
