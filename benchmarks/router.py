@@ -41,10 +41,11 @@ from benchmarks.router_world import (
     LITELLM,
     LITELLM_PROXY,
     MINIMAL,
+    OTHER_CORE,
+    PROXY_CORE,
     ROUTER,
     Subject,
     body,
-    cores,
     missing,
     peers_python,
     subjects,
@@ -230,8 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
     circumstances = (
         f"`python -m benchmarks.router`, {options.rounds} rounds in turn, {options.seconds:g} s of wrk each, bodies of"
         f" 1 KB; {LITELLM}, Python {platform.python_version()}, {os.cpu_count()} CPU cores (load average {loaded:.1f}"
-        f" when it began), {datetime.now(UTC):%Y-%m-%d}. Each proxy on core {cores()[0]}; wrk, upstreams, Valkey and"
-        f" PostgreSQL on core {cores()[1]}, which is what bounds nginx. The minimal proxy is uvicorn, one Lua call, and"
+        f" when it began), {datetime.now(UTC):%Y-%m-%d}. Each proxy on core {PROXY_CORE}; wrk, upstreams, Valkey and"
+        f" PostgreSQL on core {OTHER_CORE}, which is what bounds nginx. The minimal proxy is uvicorn, one Lua call, and"
         " aiohttp (benchmarks/peers/minimal_proxy.py). nhi-router checks keys, keeps quotas by day and minute, scores"
         " three models, counts metrics, logs, and writes each request and decision to PostgreSQL."
     )

@@ -39,6 +39,9 @@ DIRECT, NGINX, MINIMAL, LITELLM_PROXY, ROUTER, BUDGETED = (
 # About 1 KB in each direction.
 PROMPT = "Say something about the weather in a few words. " * 18
 _READY_SECONDS = 90.0
+_USABLE = sorted(os.sched_getaffinity(0))
+# One for the proxies, one for everything else; the same where there is only one.
+PROXY_CORE, OTHER_CORE = _USABLE[0], _USABLE[-1]
 _ANSWER = {
     "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m",
     "choices": [{
@@ -75,12 +78,6 @@ def body(subject: Subject, *, stream: bool = False) -> dict[str, Any]:
     return {**asked, "stream": True} if stream else asked
 
 
-def cores() -> tuple[int, int]:
-    """One for the proxies, one for everything else; the same where there is only one."""
-    usable = sorted(os.sched_getaffinity(0))
-    return usable[0], usable[-1]
-
-
 def missing() -> list[str]:
     """Programs that are needed and are not here."""
     return [name for name in ("wrk", "nginx") if _program(name) is None]
@@ -103,18 +100,17 @@ def peers_python(cache: Path) -> dict[str, Path]:
 @contextlib.contextmanager
 def subjects(scratch: Path, programs: Mapping[str, Path]) -> Iterator[dict[str, Subject]]:
     """All of them, running; gone afterwards."""
-    mine, other = cores()
-    os.sched_setaffinity(0, {other})
+    os.sched_setaffinity(0, {OTHER_CORE})
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(embedded_servers(scratch / "servers"))
         upstream, streams = free_port(), free_port()
-        stack.enter_context(_nginx(scratch / "upstream", _upstream_conf(upstream), other, upstream))
-        stack.enter_context(_running([sys.executable, PEERS / "stream_upstream.py", str(streams)], other, streams))
+        stack.enter_context(_nginx(scratch / "upstream", _upstream_conf(upstream), OTHER_CORE, upstream))
+        stack.enter_context(_running([sys.executable, PEERS / "stream_upstream.py", str(streams)], OTHER_CORE, streams))
         whole, parts = f"http://127.0.0.1:{upstream}", f"http://127.0.0.1:{streams}"
         made = {DIRECT: Subject(DIRECT, whole, parts)}
         port, second = free_port(), free_port()
         conf = _proxy_conf({port: upstream, second: streams})
-        process = stack.enter_context(_nginx(scratch / "nginx", conf, mine, port))
+        process = stack.enter_context(_nginx(scratch / "nginx", conf, PROXY_CORE, port))
         made[NGINX] = Subject(NGINX, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{second}", process)
         for name, make in ((MINIMAL, _minimal), (LITELLM_PROXY, _litellm), (ROUTER, _router), (BUDGETED, _budgeted)):
             home = scratch / name.replace(" ", "-").replace(",", "")
@@ -137,7 +133,7 @@ def _minimal(name: str, _home: Path, servers: Embedded, urls: Urls, programs: Pr
             argv = [programs["minimal"] / "uvicorn", "--app-dir", PEERS, "minimal_proxy:app", "--port", str(port)]
             argv += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
             env = {"UPSTREAM": url, "REDIS": servers.redis_url}
-            processes.append(stack.enter_context(_running(argv, cores()[0], port, env)))
+            processes.append(stack.enter_context(_running(argv, PROXY_CORE, port, env)))
         yield Subject(name, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", processes[0])
 
 
@@ -154,7 +150,7 @@ def _litellm(name: str, home: Path, _servers: Embedded, urls: Urls, programs: Pr
     argv = [programs["litellm"] / "litellm", "--config", home / "config.yaml", "--num_workers", "1"]
     argv += ["--host", "127.0.0.1", "--port", str(port)]
     started = time.monotonic()
-    with _running(argv, cores()[0], port, {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}) as process:
+    with _running(argv, PROXY_CORE, port, {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}) as process:
         url = f"http://127.0.0.1:{port}"
         _until_answers(f"{url}/health/liveliness", process)
         yield Subject(name, url, url, process, time.monotonic() - started)
@@ -190,7 +186,7 @@ def _router(
     path.write_text(yaml.safe_dump(config))
     started = time.monotonic()
     argv = [sys.executable, "-m", "nhi_services.router.main", "--config", path]
-    with _running(argv, cores()[0], port, log=home / "log") as process:
+    with _running(argv, PROXY_CORE, port, log=home / "log") as process:
         url = f"http://127.0.0.1:{port}"
         _until_answers(f"{url}/readyz", process)
         yield Subject(name, url, url, process, time.monotonic() - started, "nhi/")

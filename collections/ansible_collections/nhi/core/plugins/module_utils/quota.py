@@ -143,14 +143,17 @@ class Usage:
 
 def share_left(usages: Iterable[tuple[Usage, Limits]]) -> float:
     """The smallest part of any daily limit that is left, 0 to 1; 1 where nothing is limited by day."""
-    parts = [1.0]
+    least = 1.0
     for usage, limits in usages:
-        for limit, used in (
-            (limits.requests_per_day, usage.requests_today), (limits.tokens_per_day, usage.tokens_today),
-        ):  # fmt: skip
-            if limit is not None:
-                parts.append(max(0.0, 1 - used / limit) if limit else 0.0)
-    return min(parts)
+        if limits.requests_per_day is not None:
+            least = min(least, _part_left(usage.requests_today, limits.requests_per_day))
+        if limits.tokens_per_day is not None:
+            least = min(least, _part_left(usage.tokens_today, limits.tokens_per_day))
+    return least
+
+
+def _part_left(used: int, limit: int) -> float:
+    return max(0.0, 1 - used / limit) if limit else 0.0
 
 
 def emergency_share(limit: int | None, used: int, instances: int, part: float = 0.02, most: int = 20) -> int:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from . import redis_keys
 from .quota import Day, Limits, Usage, day_at, next_day
@@ -30,6 +29,17 @@ Answer = Any
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What a candidate's share of a call is made of, all but its tokens: the same for every request of a day."""
+
+    day: Day
+    after: Day
+    keys: tuple[str, ...]
+    day_args: tuple[str | int, ...]
+    limit_args: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Scope:
     """A model of a provider with the limits that hold for both, and whose midnight ends its day."""
 
@@ -43,9 +53,15 @@ class Scope:
         """Keys of the windows of the provider and of the model."""
         return [redis_keys.quota_window_key(self.provider), redis_keys.quota_window_key(self.provider, self.model)]
 
+    def parts(self, day: Day) -> Parts:
+        """What calls on a day consist of; remembered, since it is the same for every request of that day."""
+        known: Parts | None = self.__dict__.get("_parts")
+        if known is None or known.day is not day:
+            known = self.__dict__["_parts"] = _parts(self, day)
+        return known
 
-@dataclass(frozen=True)
-class Call:
+
+class Call(NamedTuple):
     """One run of a script."""
 
     script: str
@@ -53,8 +69,7 @@ class Call:
     args: tuple[str | int, ...]
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """A candidate of a reservation: so many tokens of that model; a forced one is counted whatever the limits say."""
 
     scope: Scope
@@ -62,8 +77,7 @@ class Wish:
     forced: bool = False
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why a candidate was not reserved, and in how many ms it could be."""
 
     model: str
@@ -100,10 +114,10 @@ class Reservation:
         return self._end(-1, 0, 0, candidate)
 
     def _end(self, tokens: int, since_headers_ms: int, now_ms: int, candidate: int) -> Call:
-        days = [redis_keys.quota_key(self.scope.provider, day.date) for day in (self.day, self.after)]
         return Call(
             SETTLE,
-            (self.book, *days, *self.scope.windows()),
+            # The keys of both days and of both windows.
+            (self.book, *self.scope.parts(self.day).keys[:4]),
             (
                 now_ms, self.id, self.scope.model, self.tokens, tokens, self.day.end_ms, self.after.end_ms,
                 candidate, max(0, since_headers_ms),
@@ -132,25 +146,13 @@ class Verdict:
         return min((refusal.retry_ms for refusal in self.refusals), default=None)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What a candidate's share of a call is made of, all but its tokens: the same for every request of a day."""
-
-    day: Day
-    after: Day
-    keys: tuple[str, ...]
-    day_args: tuple[str | int, ...]
-    limit_args: tuple[int, ...]
-
-
-@lru_cache(maxsize=512)
-def _parts(scope: Scope, day: Day) -> _Parts:
+def _parts(scope: Scope, day: Day) -> Parts:
     after = next_day(scope.zone, day)
     keys = [redis_keys.quota_key(scope.provider, one.date) for one in (day, after)]
     cooldowns = [redis_keys.cooldown_key(scope.provider), redis_keys.cooldown_key(scope.provider, scope.model)]
     limits = [*scope.provider_limits.as_arguments(), *scope.model_limits.as_arguments()]
     day_args = (scope.model, day.start_ms, day.end_ms, after.end_ms)
-    return _Parts(day, after, (*keys, *scope.windows(), *cooldowns), day_args, tuple(limits))
+    return Parts(day, after, (*keys, *scope.windows(), *cooldowns), day_args, tuple(limits))
 
 
 class ReserveCall:
@@ -170,7 +172,7 @@ class ReserveCall:
         self.id = reservation_id
         self.book = book
         self._wishes = tuple(wishes)
-        self._parts = [_parts(wish.scope, day_at(wish.scope.zone, now_ms)) for wish in wishes]
+        self._parts = [wish.scope.parts(day_at(wish.scope.zone, now_ms)) for wish in wishes]
         keys: list[str] = [book]
         args: list[str | int] = [now_ms if simulated else 0, reservation_id, lease_ms, guard_ms]
         for wish, part in zip(self._wishes, self._parts, strict=True):

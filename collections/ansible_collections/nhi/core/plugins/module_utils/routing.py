@@ -10,13 +10,15 @@ A score is quota left * 0.5 + latency term * 0.3 + quality / 10 * 0.2, each term
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 CLOUD: Final = "cloud"
 LOCAL: Final = "local"
 _LATENCY_FOR_A_FULL_TERM_MS: Final = 1000.0
 _BEST_QUALITY: Final = 10.0
+_NO_TERMS: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,7 @@ class Model:
     capabilities: frozenset[str] = frozenset({"chat"})
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What is known of a model now.
 
     ``quota_left`` is the smallest part of any daily limit that is left, ``runway`` the part of the time until the reset
@@ -73,14 +74,13 @@ class Weights:
     assumed_latency_ms: float = 1000.0
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A model with its terms, each 0..1, or with the reason why it is out."""
 
     model: str
     provider: str
     local: bool
-    terms: Mapping[str, float] = field(default_factory=dict)
+    terms: Mapping[str, float] = _NO_TERMS
     score: float = 0.0
     out: str = ""
     retry_ms: int | None = None
@@ -175,9 +175,8 @@ def _judge(model: Model, reading: Reading, demand: Demand, weights: Weights, pre
 
 def _objection(model: Model, reading: Reading, demand: Demand, weights: Weights) -> tuple[str, int | None]:
     """Why a model can not take the request, and when that ends."""
-    missing = sorted(demand.needs - model.capabilities)
-    if missing:
-        return f"can not do {', '.join(missing)}", None
+    if not demand.needs <= model.capabilities:
+        return f"can not do {', '.join(sorted(demand.needs - model.capabilities))}", None
     if demand.prompt_tokens + min(demand.output_tokens, model.max_output) > model.context:
         return f"about {demand.prompt_tokens} tokens do not fit its context of {model.context}", None
     if demand.pinned and demand.output_tokens > model.max_output:
@@ -202,6 +201,8 @@ def degradation(decision: Decision, models: Mapping[str, Model], used: str, fail
     ``failures`` are the models that were tried in vain, with what happened.
     """
     out = {c.model: c.out for c in decision.candidates if c.out}
+    if not out and not failures:
+        return ""
     better = [
         c.model for c in decision.candidates
         if models[c.model].quality > models[used].quality and (c.model in out or c.model in failures)

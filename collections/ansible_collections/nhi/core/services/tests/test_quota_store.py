@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.quota import Limits
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import Reservation, Scope, UsageCall, Wish
-from nhi_services.router.quota_store import QuotaStore, redis_client, wall_ms
+from nhi_services.router.quota_store import QuotaStore, wall_ms
+from nhi_services.router.redis_scripts import redis_client
 
 from .valkey_server import ValkeyServer, valkey
 

@@ -101,7 +101,7 @@ def test_a_stream_is_told_its_position_by_priority(server: ValkeyServer, monkeyp
         _code, told, _headers = await world.chat(stream=True)
         assert b"position 3 in the GPU's queue, the light is RED, ETA unknown" in told
         assert b'"code":"all_busy"' in told
-        assert server.client().lrange("gpu_queue:medium", 0, -1) == [], "nobody waits for it any more"
+        await until(lambda: server.client().lrange("gpu_queue:medium", 0, -1) == [])
 
     play(server, work, routing={"wait_seconds": 1.2}, **GPU)
 

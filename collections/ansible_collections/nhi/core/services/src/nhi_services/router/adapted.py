@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from nhi_services.router.api_errors import ApiError, anthropic_body
 from nhi_services.router.asks import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, PATHS
+from nhi_services.router.fast_json import dumps, loads
 from nhi_services.router.streams import GarbageError, data_of
 from nhi_services.router.upstream import UpstreamError
 
@@ -113,7 +114,7 @@ class Translated(Adapted):
         if data is None:
             return event
         try:
-            part = DONE if data == b"[DONE]" else json.loads(data)
+            part = DONE if data == b"[DONE]" else loads(data)
             return b"".join(self.written(one) for one in self.parts([part]))
         except _ODD as error:
             raise GarbageError("an event is not of the form that it should have") from error
@@ -221,7 +222,7 @@ def new_id(prefix: str) -> str:
 
 def compact(data: Any) -> bytes:
     """JSON without blanks."""
-    return json.dumps(data, separators=(",", ":")).encode()
+    return dumps(data)
 
 
 def data_event(part: Part) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from ansible_collections.nhi.core.plugins.module_utils.quota_book import Reservation, Wish
+from ansible_collections.nhi.core.plugins.module_utils.quota_book import Reservation, Verdict, Wish
 from ansible_collections.nhi.core.plugins.module_utils.routing import Decision, decide
 from ansible_collections.nhi.core.plugins.module_utils.spend_book import Taken
 
@@ -150,13 +150,14 @@ class Admission:
         if not decision.attempts:
             return decision, None
         names, taken = await self._afford(decision.attempts)
-        wishes = [Wish(picture.states[name].scope, self._tokens_for(name)) for name in names]
         try:
-            verdict = await self._live.store.reserve(wishes)
+            # As a rule the first has room; all are asked for at once where it has not.
+            verdict = await self._reserve(names[:1])
+            if verdict.reservation is None and len(names) > 1:
+                verdict = await self._reserve(names)
         except BaseException:
             self._give_back(taken)
             raise
-        picture.reserved(verdict)
         if verdict.reservation is None:
             self._give_back(taken)
             return self._decide(), None
@@ -166,12 +167,22 @@ class Admission:
         self._trail.tried.append(tried)
         return decision, Lease(verdict.reservation, tried, time.monotonic(), taken=taken)
 
+    async def _reserve(self, names: Sequence[str]) -> Verdict:
+        picture = self._setup.picture
+        verdict = await self._live.store.reserve(
+            [Wish(picture.states[name].scope, self._tokens_for(name)) for name in names]
+        )
+        picture.reserved(verdict)
+        return verdict
+
     async def _afford(self, names: Sequence[str]) -> tuple[Sequence[str], Taken | None]:
         """Those that the agent's budget has room for, and what the dearest of them can cost, taken from it."""
         purse, prices, demand = self._live.purse, self._setup.prices, self._wanted.demand
+        if purse is None or not purse.is_limited(self._wanted.agent.name):
+            return names, None
         most = {name: prices.of(name).most(demand.prompt_tokens, self._most_output(name)) for name in names}
         dearest = max(most.values())
-        if purse is None or not dearest:
+        if not dearest:
             return names, None
         taken = await purse.take(self._wanted.agent.name, dearest)
         if isinstance(taken, Taken):

@@ -186,8 +186,11 @@ class Api:
                 415, "The body must be JSON (Content-Type: application/json).", code="unsupported_media_type"
             )
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
+            if request.content.is_eof():
                 raw = await request.read()
+            else:
+                async with asyncio.timeout(_BODY_SECONDS):
+                    raw = await request.read()
         except TimeoutError as error:
             raise ApiError(408, "The body did not come in time.", code="request_timeout") from error
         except web.HTTPRequestEntityTooLarge as error:

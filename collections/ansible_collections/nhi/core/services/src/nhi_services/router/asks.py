@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nhi_services.router.api_errors import ApiError
+from nhi_services.router.fast_json import loads
 
 CHAT: Final = "chat"
 COMPLETIONS: Final = "completions"
@@ -36,6 +37,7 @@ _MEMORIES: Final = {
 _BYTES_PER_TOKEN: Final = 3
 _IMAGE_TOKENS: Final = 1600
 _IMAGE: Final = re.compile(r'"(?:image_url|input_image|image)"')
+_FORMAT_HOLDERS: Final = frozenset({"response_format", "text", "output_config"})
 # Inline images are long in bytes and short in tokens.
 _DATA_URL: Final = re.compile(r'"(?:data:[a-z]+/[^"]{64,}|[A-Za-z0-9+/=]{512,})"')
 # Where tokens of a request of the Messages form are counted.
@@ -59,7 +61,7 @@ class Ask:
 def parse_json(raw: bytes) -> dict[str, Any]:
     """The body as an object; ApiError 400 for anything else."""
     try:
-        body = json.loads(raw)
+        body = loads(raw, exact=True)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The body is not JSON: {_where(error)}.", code="invalid_json") from error
     if not isinstance(body, dict):
@@ -131,7 +133,8 @@ def _needs(form: str, body: Mapping[str, Any], raw: bytes) -> frozenset[str]:
     needs = {CHAT if form in _TELLING else form}
     if body.get("tools") or body.get("functions"):
         needs.add("tools")
-    if any(wanted.get("type") in ("json_object", "json_schema") for wanted in _formats(body)):
+    formats = _formats(body) if not _FORMAT_HOLDERS.isdisjoint(body) else ()
+    if any(wanted.get("type") in ("json_object", "json_schema") for wanted in formats):
         needs.add("json")
     if b"image" in raw and _IMAGE.search(raw.decode("utf-8", "replace")):
         needs.add("images")

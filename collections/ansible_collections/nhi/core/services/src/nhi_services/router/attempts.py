@@ -204,8 +204,7 @@ class Attempts:
         """The model that answers is known: whatever is told of it from now on is about this one."""
         trail, name = self._trail, lease.tried.model
         trail.model, trail.provider = name, lease.tried.provider
-        left = self._setup.picture.left(name)["requests_per_day"]
-        trail.quota_left = left
+        trail.quota_left = self._setup.picture.requests_left(name)
         if trail.decision is not None:
             trail.degraded = degradation(trail.decision, self._setup.picture.models, name, self._admission.failures)
         if lease.left_out:
@@ -277,8 +276,14 @@ class Attempts:
 
     def _pay(self, lease: Lease, used: tuple[int, int]) -> None:
         """Correct what was taken from the budgets."""
-        if lease.taken is not None and self._live.purse is not None:
-            self._live.purse.settle(lease.taken, self._setup.prices.of(lease.tried.model).most(*used))
+        purse = self._live.purse
+        if purse is None:
+            return
+        cost = self._setup.prices.of(lease.tried.model).most(*used)
+        if lease.taken is not None:
+            purse.settle(lease.taken, cost)
+        elif cost:
+            purse.spend(self._wanted.agent.name, cost)
 
     def _guess(self, watch: StreamWatch) -> tuple[int, int]:
         """Tokens of a stream that did not tell: the prompt's estimate, and about one for each event."""

@@ -10,7 +10,6 @@ import logging
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
-from uuid import UUID
 
 import psycopg
 from ansible_collections.nhi.core.plugins.module_utils.api_costs import PriceTable
@@ -42,7 +41,7 @@ class Bookkeeper:
 
     def record(self, trail: Trail, setup: Setup) -> None:
         """Take it down; prices are those of the configuration that the request began with."""
-        now, name = datetime.now(UTC), UUID(trail.request_id)
+        now, name = datetime.now(UTC), trail.request_id
         # A request that nobody was asked for is one row too: somebody wanted it, and did not get it.
         tried = trail.tried or [Tried(_NOBODY, _NOBODY, trail.outcome, trail.status, trail.ms)]
         for number, one in enumerate(tried, 1):
@@ -60,7 +59,7 @@ class Bookkeeper:
             )  # fmt: skip
 
 
-def _entry(trail: Trail, prices: PriceTable, one: Tried, number: int, now: datetime, name: UUID) -> Entry:
+def _entry(trail: Trail, prices: PriceTable, one: Tried, number: int, now: datetime, name: str) -> Entry:
     """The row of one attempt; what is known of the answer as a whole belongs to the last."""
     is_last = not trail.tried or one is trail.tried[-1]
     answered = is_last and one.model == trail.model

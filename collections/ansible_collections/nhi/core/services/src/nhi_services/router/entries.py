@@ -14,6 +14,8 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
+import orjson
+
 REQUESTS: Final = "api_requests"
 DECISIONS: Final = "routing_log"
 # Columns as the migrations make them; a line of the spool has the same names.
@@ -31,10 +33,9 @@ COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
     },
 }  # fmt: skip
 _MOST: Final = 2**31 - 1
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One attempt of a request: who asked whom for what, and what it took (ms, tokens, USD).
 
@@ -42,7 +43,7 @@ class Entry:
     """
 
     timestamp: datetime
-    request_id: UUID
+    request_id: UUID | str
     provider: str
     model: str
     agent: str
@@ -71,12 +72,12 @@ class Entry:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Choice:
     """A decision: which model was chosen, why, and what was known of all candidates."""
 
     timestamp: datetime
-    request_id: UUID
+    request_id: UUID | str
     agent: str
     task: str
     chosen: str | None
@@ -106,10 +107,11 @@ Row = Entry | Choice
 def line_of(row: Row) -> bytes:
     """A row as a line of the spool, without the end of the line."""
     table, columns = row.as_row()
-    text = _ENCODER.encode({"table": table, **columns})
-    if "\\u" in text or "NaN" in text or "Infinity" in text:
-        text = _ENCODER.encode({"table": table, **_clean(columns)})
-    return text.encode("ascii")
+    try:
+        line = orjson.dumps({"table": table, **columns})
+    except TypeError:
+        line = b"\\u0000"
+    return line if b"\\u0000" not in line else orjson.dumps({"table": table, **_clean(columns)})
 
 
 def table_of(line: bytes) -> str:
@@ -126,7 +128,7 @@ def of_table(lines: Sequence[bytes], table: str) -> str:
     """The lines that belong to a table, as one JSON array; empty where there is none."""
     begin = f'{{"table":"{table}",'.encode()
     found = b",".join(line for line in lines if line.startswith(begin))
-    return f"[{found.decode('ascii')}]" if found else ""
+    return f"[{found.decode()}]" if found else ""
 
 
 def _insertion(table: str) -> str:

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from nhi_services.router.config import PRIORITIES
 from nhi_services.router.judge import parse_good
 from nhi_services.router.live import Live
-from nhi_services.router.quota_store import PATIENCE_SECONDS
+from nhi_services.router.redis_scripts import PATIENCE_SECONDS
 from nhi_services.router.upstream import UpstreamError
 
 _LOOK_SECONDS: Final = 0.2

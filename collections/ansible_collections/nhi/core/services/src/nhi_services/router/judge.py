@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
 from ansible_collections.nhi.core.plugins.module_utils.provider_limits import Heard, heard_in_headers, heard_in_refusal
+
+from nhi_services.router.fast_json import loads
 
 _TOO_LONG: Final = ("context_length", "context length", "too long", "maximum context", "too many tokens", "max_tokens")
 _OVERLOADED: Final = frozenset({429, 503, 529})
@@ -71,7 +72,7 @@ def parse_good(body: bytes, content_type: str) -> tuple[dict[str, Any] | None, s
     if content_type != "application/json":
         return None, f"it answered 200 with {content_type or 'no type'} in place of JSON"
     try:
-        parsed = json.loads(body)
+        parsed = loads(body)
     except (ValueError, RecursionError):
         return None, "it answered 200 with what is not JSON"
     if not isinstance(parsed, dict):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -86,6 +87,7 @@ class Live:
 
     def finish(self, trail: Trail, setup: Setup) -> None:
         """Tell everybody who keeps books of a request that is over."""
+        trail.ended = time.monotonic()
         for recorder in self.recorders:
             try:
                 recorder.record(trail, setup)

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from nhi_services.router.live import Live, Setup
     from nhi_services.router.trail import Trail
 
+Child = TypeVar("Child", Counter, Histogram)
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -92,32 +92,41 @@ class Metrics:
         )
         self._degraded = Counter("api_degraded", "Answers of a worse model.", ["provider"], registry=self.registry)
         self._decisions: dict[tuple[str, str], int] = {}
+        self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Counter | Histogram] = {}
         for collector in (_Now(live, self._decisions), *live.collectors):
             self.registry.register(collector)
 
     def record(self, trail: Trail, setup: Setup) -> None:
         """Count a request that is over."""
         provider = trail.provider or "none"
-        self._requests.labels(provider, trail.outcome or "failed").inc()
-        self._agents.labels(trail.agent, trail.task).inc()
+        self._child(self._requests, provider, trail.outcome or "failed").inc()
+        self._child(self._agents, trail.agent, trail.task).inc()
         for one in trail.tried:
             if one.what:
-                self._errors.labels(one.provider, one.model).inc()
-            self._tokens.labels(one.provider, one.model, "input").inc(one.input_tokens)
-            self._tokens.labels(one.provider, one.model, "output").inc(one.output_tokens)
+                self._child(self._errors, one.provider, one.model).inc()
+            self._child(self._tokens, one.provider, one.model, "input").inc(one.input_tokens)
+            self._child(self._tokens, one.provider, one.model, "output").inc(one.output_tokens)
             price = setup.prices.of(one.model)
             if not price.is_free:
                 cost = float(price.cost(one.input_tokens, one.output_tokens))
-                self._cost.labels(one.provider, one.model, trail.agent).inc(cost)
+                self._child(self._cost, one.provider, one.model, trail.agent).inc(cost)
         if not trail.model:
             return
         key = (trail.task, provider)
         self._decisions[key] = self._decisions.get(key, 0) + 1
-        self._latency.labels(provider, trail.model).observe(time.monotonic() - trail.arrived)
+        self._child(self._latency, provider, trail.model).observe(trail.ms / 1000)
         if trail.first_token_ms is not None:
-            self._first_token.labels(provider, trail.model).observe(trail.first_token_ms / 1000)
+            self._child(self._first_token, provider, trail.model).observe(trail.first_token_ms / 1000)
         if trail.degraded:
-            self._degraded.labels(provider).inc()
+            self._child(self._degraded, provider).inc()
+
+    def _child(self, metric: Child, *labels: str) -> Child:
+        """A metric with its labels; looking one up there costs more than counting."""
+        key = (metric, labels)
+        found = self._children.get(key)
+        if found is None:
+            found = self._children[key] = metric.labels(*labels)
+        return found  # type: ignore[return-value]
 
     def text(self) -> bytes:
         """In the text format of Prometheus."""

@@ -231,6 +231,14 @@ class Picture:
         """Requests of a provider that are set aside."""
         return sum(self.set_aside.get(name, 0) for name in self.config.providers[provider].models)
 
+    def requests_left(self, name: str) -> int | None:
+        """What is left of the requests of the day of a model and its provider, the smaller of both."""
+        state = self.states[name]
+        usages = (self.provider_usage[state.model.provider], state.usage)
+        limits = (state.scope.provider_limits.requests_per_day, state.scope.model_limits.requests_per_day)
+        pairs = zip(limits, usages, strict=True)
+        return min((max(0, limit - used.requests_today) for limit, used in pairs if limit is not None), default=None)
+
     def left(self, name: str) -> dict[str, int | None]:
         """What is left of the limits of a model and its provider, the smaller of both."""
         state = self.states[name]

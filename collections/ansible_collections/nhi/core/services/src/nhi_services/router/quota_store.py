@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.quota import GRANT_TOKENS, WINDOW_MS, Limits
@@ -32,16 +30,17 @@ from ansible_collections.nhi.core.plugins.module_utils.quota_book import (
 )
 from ansible_collections.nhi.core.plugins.module_utils.redis_keys import quota_book_key
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
+from nhi_services.router.redis_scripts import PATIENCE_SECONDS, Command, ScriptRunner
 from nhi_services.router.tasks import end_task
+from nhi_services.router.trail import new_id
 
 LOG: Final = logging.getLogger("nhi.router.quota")
-Command = Callable[[Pipeline], Any]
-PATIENCE_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 0.2
 _BATCH: Final = 200
+# How long what is to be settled is gathered where much comes: nobody waits for it.
+_GATHER_SECONDS: Final = 0.005
 
 
 class QuotaUnavailableError(NHIError):
@@ -53,57 +52,6 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def redis_client(url: str, password: str | None = None) -> Redis:
-    """A client without a time limit of its own: whoever asks sets one by asyncio.timeout.
-
-    With ``socket_timeout``, which has a default, redis-py writes by asyncio.wait_for: that may let a cancellation go by
-    before Python 3.12, and costs a task for each command.
-    """
-    return Redis.from_url(
-        url, password=password, socket_timeout=None, socket_connect_timeout=PATIENCE_SECONDS, max_connections=200
-    )
-
-
-class ScriptRunner:
-    """Runs calls by the digest of their script, which Redis is given once; TimeoutError without an answer in time."""
-
-    def __init__(self, client: Redis, patience: float = PATIENCE_SECONDS) -> None:
-        self._client = client
-        self._patience = patience
-        self._digests: dict[str, str] = {}
-
-    def digest(self, script: str) -> str:
-        """The name of a script in Redis."""
-        found = self._digests.get(script)
-        if found is None:
-            found = self._digests[script] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-        return found
-
-    async def run(self, call: Call) -> Any:
-        """Run one call; RedisError or OSError when there is no answer."""
-        async with asyncio.timeout(self._patience):
-            try:
-                return await self._client.evalsha(self.digest(call.script), len(call.keys), *call.keys, *call.args)
-            except NoScriptError:
-                return await self._client.eval(call.script, len(call.keys), *call.keys, *call.args)
-
-    async def run_all(self, calls: Sequence[Call | Command]) -> None:
-        """Run calls in one round trip; RedisError or OSError when there is no answer."""
-        while calls:
-            pipeline = self._client.pipeline(transaction=False)
-            for call in calls:
-                if isinstance(call, Call):
-                    pipeline.evalsha(self.digest(call.script), len(call.keys), *call.keys, *call.args)
-                else:
-                    call(pipeline)
-            async with asyncio.timeout(self._patience):
-                answers = await pipeline.execute(raise_on_error=False)
-            calls = [call for call, a in zip(calls, answers, strict=True) if isinstance(a, NoScriptError)]
-            for script in {call.script for call in calls if isinstance(call, Call)}:
-                async with asyncio.timeout(self._patience):
-                    await self._client.script_load(script)
-
-
 class Settler:
     """Sends what became of reservations to Redis, in order and in batches; while Redis is lost they wait here."""
 
@@ -113,6 +61,9 @@ class Settler:
         self._more = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._hurry = False
+        # How many calls were handed over so far, and how many of them Redis has been told of.
+        self.taken = self.sent = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -126,6 +77,7 @@ class Settler:
     def put(self, call: Call | Command) -> None:
         """Send it when its turn comes."""
         self._waiting.append(call)
+        self.taken += 1
         self._idle.clear()
         self._more.set()
 
@@ -142,13 +94,19 @@ class Settler:
 
     async def close(self, patience: float) -> int:
         """Send what is left, for so many seconds at most; how many calls were not sent."""
+        self._hurry = True
         await self.flush(patience)
         await end_task(self._task)
         return len(self._waiting)
 
     async def _work(self) -> None:
+        last = 0.0
         while True:
             await self._more.wait()
+            is_busy = time.monotonic() - last < 2 * _GATHER_SECONDS
+            if is_busy and len(self._waiting) < _BATCH and not self._hurry:
+                await asyncio.sleep(_GATHER_SECONDS)
+            last = time.monotonic()
             self._more.clear()
             while self._waiting:
                 batch = [self._waiting[at] for at in range(min(_BATCH, len(self._waiting)))]
@@ -160,6 +118,7 @@ class Settler:
                     continue
                 for _call in batch:
                     self._waiting.popleft()
+                self.sent += len(batch)
             self._idle.set()
 
 
@@ -225,7 +184,7 @@ class Grants:
 
 
 def _unlimited(scope: Scope, now_ms: int) -> Reservation:
-    call = ReserveCall(uuid.uuid4().hex, [Wish(scope)], now_ms, book=quota_book_key("none"))
+    call = ReserveCall(new_id(), [Wish(scope)], now_ms, book=quota_book_key("none"))
     return call.promised(0)
 
 
@@ -269,7 +228,7 @@ class QuotaStore:
     async def reserve(self, wishes: Sequence[Wish]) -> Verdict:
         """Reserve the first that has room, in Redis, or while that is lost from what was set aside."""
         for _attempt in range(3):
-            call = ReserveCall(uuid.uuid4().hex, wishes, self.now_ms, book=self.book)
+            call = ReserveCall(new_id(), wishes, self.now_ms, book=self.book)
             try:
                 answer = await self.runner.run(call.call)
             except (RedisError, OSError) as error:
@@ -312,7 +271,7 @@ class QuotaStore:
         for surplus in self.grants.drop(scope.model, self.now_ms, wanted):
             self.refund(surplus)
         for _number in range(wanted - self.grants.held(scope.model)):
-            call = ReserveCall(uuid.uuid4().hex, [Wish(daily_only(scope), GRANT_TOKENS)], self.now_ms, book=self.book)
+            call = ReserveCall(new_id(), [Wish(daily_only(scope), GRANT_TOKENS)], self.now_ms, book=self.book)
             verdict = call.verdict(await self.runner.run(call.call))
             if verdict.reservation is None:
                 return

@@ -25,7 +25,7 @@ from ansible_collections.nhi.core.plugins.module_utils.quota_projection import (
 from redis.exceptions import RedisError
 
 from nhi_services.router.live import Live
-from nhi_services.router.quota_store import PATIENCE_SECONDS
+from nhi_services.router.redis_scripts import PATIENCE_SECONDS
 from nhi_services.router.tasks import end_task
 
 LOG: Final = logging.getLogger("nhi.router.refresh")

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -32,7 +31,9 @@ from ansible_collections.nhi.core.plugins.module_utils.spend_book import ALL, Ta
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from nhi_services.router.quota_store import PATIENCE_SECONDS, ScriptRunner, Settler
+from nhi_services.router.quota_store import Settler
+from nhi_services.router.redis_scripts import PATIENCE_SECONDS, ScriptRunner
+from nhi_services.router.trail import new_id
 
 LOG: Final = logging.getLogger("nhi.router.budget")
 _REASONS: Final = (PER_AGENT, IN_TOTAL)
@@ -63,12 +64,18 @@ class Spending:
         self._known: Counter[str] | None = None
         self._apart: Counter[str] = Counter()
         self._open: dict[str, Taken] = {}
+        # What no budget limits, until Redis is told with the next look; what is on its way, by the settler's count.
+        self._unlimited: Counter[str] = Counter()
+        self._on_its_way: deque[tuple[int, Counter[str]]] = deque()
         self.is_lost = False
 
     def today(self) -> dict[str, int]:
         """Micro-USD spent or taken today by agent, and in all, as far as this router knows."""
         self._turn_of_day()
-        return dict((self._known or Counter()) + self._apart)
+        spent = (self._known or Counter()) + self._apart + self._unlimited
+        for _count, amounts in self._on_its_way:
+            spent += amounts
+        return dict(spent)
 
     def as_data(self) -> dict[str, Any]:
         """For people: USD of today and daily budgets, in all and by agent."""
@@ -122,6 +129,24 @@ class Spending:
         used = (known[agent] + self._apart[agent], known[ALL] + self._apart[ALL])
         return self._refusal(_REASONS[at], agent, limits[at] or 0, used[at], estimate_micro_usd)
 
+    def is_limited(self, agent: str) -> bool:
+        """Whether a budget holds for an agent."""
+        return self.budgets.limits(agent) != (None, None)
+
+    def spend(self, agent: str, micro_usd: int) -> None:
+        """It was spent, and no budget limits it: told to Redis once a second."""
+        self._unlimited[agent] += micro_usd
+        self._unlimited[ALL] += micro_usd
+
+    def flush(self) -> None:
+        """Have Redis told of what no budget limits."""
+        for agent, amount in self._unlimited.items():
+            if agent != ALL and amount:
+                self._settler.put(self._taken(agent, 0, counted=False).settle(amount))
+        if self._unlimited:
+            self._on_its_way.append((self._settler.taken, self._unlimited))
+            self._unlimited = Counter()
+
     def settle(self, taken: Taken, used_micro_usd: int) -> None:
         """What it was in the end; 0 when the provider never got it."""
         if not taken.counted:
@@ -136,6 +161,8 @@ class Spending:
     async def refresh(self) -> None:
         """Learn what all routers have spent; called each second, so that no old figure counts when Redis is lost."""
         self._turn_of_day()
+        self.flush()
+        arrived = self._settler.sent
         date, apart = self._date, None if self._settler.backlog else self._settled_apart()
         try:
             async with asyncio.timeout(self._patience):
@@ -146,11 +173,13 @@ class Spending:
         self._find()
         if date == self._date:
             self._known = Counter(spent_by(answer))
+            while self._on_its_way and self._on_its_way[0][0] <= arrived:
+                self._on_its_way.popleft()
             if apart is not None:
                 self._apart -= apart
 
     def _taken(self, agent: str, amount: int, *, counted: bool) -> Taken:
-        return Taken(uuid.uuid4().hex, agent, amount, budget_day(self._now_ms()), self._book, counted)
+        return Taken(new_id(), agent, amount, budget_day(self._now_ms()), self._book, counted)
 
     def _take_apart(self, agent: str, limits: tuple[int | None, int | None], estimate: int) -> Taken | BudgetRefusal:
         """This router's share of what was left."""
@@ -198,6 +227,7 @@ class Spending:
             self._known = Counter() if self._date else None
             self._date = date
             self._apart.clear()
+            self._on_its_way.clear()
             self._open = {name: taken for name, taken in self._open.items() if taken.day.date == date}
 
     def _lose(self, error: BaseException) -> None:

@@ -21,17 +21,18 @@ class LastRequests:
     """A recorder that remembers the last requests, without what was said."""
 
     def __init__(self) -> None:
-        self._last: deque[tuple[float, dict[str, Any]]] = deque(maxlen=_LAST)
+        self._last: deque[tuple[float, Trail]] = deque(maxlen=_LAST)
 
     def record(self, trail: Trail, _setup: Setup) -> None:
         """Remember one."""
-        told = trail.as_log()
-        told["reason"] = trail.decision.reason if trail.decision else ""
-        self._last.append((time.time(), told))
+        self._last.append((time.time(), trail))
 
     def as_data(self) -> list[dict[str, Any]]:
         """Newest first."""
-        return [{"at": round(at, 3), **told} for at, told in reversed(self._last)]
+        return [
+            {"at": round(at, 3), **trail.as_log(), "reason": trail.decision.reason if trail.decision else ""}
+            for at, trail in reversed(self._last)
+        ]
 
 
 def status_of(live: Live, last: LastRequests) -> dict[str, Any]:

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nhi_services.router.asks import tokens_of
+from nhi_services.router.fast_json import loads
 
 _MOST_BYTES: Final = 8 * 1024 * 1024
 _WORTH_A_LOOK: Final = (
@@ -95,7 +95,7 @@ class StreamWatch:
             self.is_done = True
             return event
         try:
-            part = json.loads(data)
+            part = loads(data)
         except ValueError:
             self.error = "it sent an event that is not JSON"
             return None

@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.nhi.core.plugins.module_utils.routing import Decision
 
 
-@dataclass
+def new_id() -> str:
+    """128 random bits in hexadecimal, which PostgreSQL takes for a UUID."""
+    return os.urandom(16).hex()
+
+
+@dataclass(slots=True)
 class Tried:
     """One attempt."""
 
@@ -26,7 +31,7 @@ class Tried:
     output_tokens: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Trail:
     """From the request's arrival to its end."""
 
@@ -36,7 +41,7 @@ class Trail:
     asked_for: str
     stream: bool = False
     user_agent: str = ""
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=new_id)
     arrived: float = field(default_factory=time.monotonic)
     decision: Decision | None = None
     tried: list[Tried] = field(default_factory=list)
@@ -50,11 +55,12 @@ class Trail:
     status: int = 0
     outcome: str = ""  # done, failed, refused, cut, deferred, gone (the client hung up)
     quota_left: int | None = None
+    ended: float | None = None
 
     @property
     def ms(self) -> float:
-        """Since it arrived."""
-        return (time.monotonic() - self.arrived) * 1000
+        """Since it arrived, until it ended."""
+        return ((self.ended or time.monotonic()) - self.arrived) * 1000
 
     def headers(self) -> dict[str, str]:
         """What every answer says."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from ansible_collections.nhi.core.plugins.module_utils.provider_limits import He
 
 from nhi_services.router.asks import MESSAGES
 from nhi_services.router.config import ProviderConfig, read_secret_file
+from nhi_services.router.fast_json import dumps
 
 _ANTHROPIC_VERSION: Final = "2023-06-01"
 _MOST_BYTES: Final = 64 * 1024 * 1024
@@ -134,7 +134,7 @@ class Upstream:
         try:
             async with asyncio.timeout(provider.config.timeouts.first_byte):
                 response = await self._session.post(
-                    provider.config.base_url + path, data=json.dumps(body, separators=(",", ":")).encode(),
+                    provider.config.base_url + path, data=dumps(body),
                     headers=headers, ssl=provider.tls, timeout=provider.timeout, allow_redirects=False,
                 )  # fmt: skip
         except aiohttp.ClientConnectorError as error:

@@ -43,6 +43,8 @@ class WaitRoom:
 
     def is_contended(self, models: frozenset[str], priority: str) -> bool:
         """Whether somebody waits who would have to be served first."""
+        if not self._waiting:
+            return False
         rank = PRIORITIES.index(priority)
         return any(PRIORITIES.index(one.priority) <= rank and one.models & models for one in self._waiting)
 
