@@ -10,11 +10,11 @@ models in addition. None means that there is no such limit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from .errors import QuotaError
@@ -118,8 +118,7 @@ def _ms(moment: datetime) -> int:
     return round(moment.astimezone(UTC).timestamp() * 1000)
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """What of a provider or model was used on a day, and in the last 60 seconds."""
 
     requests_today: int = 0
@@ -130,7 +129,7 @@ class Usage:
     def without(self, set_aside: int) -> Usage:
         """What was really used, where so many requests are only set aside."""
         requests, tokens = self.requests_today - set_aside, self.tokens_today - set_aside * GRANT_TOKENS
-        return replace(self, requests_today=max(0, requests), tokens_today=max(0, tokens))
+        return self._replace(requests_today=max(0, requests), tokens_today=max(0, tokens))
 
     def left(self, limits: Limits) -> dict[str, int | None]:
         """What is left by limit; None where there is none, never below zero."""
@@ -141,19 +140,15 @@ class Usage:
         }
 
 
-def share_left(usages: Iterable[tuple[Usage, Limits]]) -> float:
-    """The smallest part of any daily limit that is left, 0 to 1; 1 where nothing is limited by day."""
+def share_left(usage: Usage, limits: Limits) -> float:
+    """The smaller part of the daily limits that is left, 0 to 1; 1 where nothing is limited by day."""
     least = 1.0
-    for usage, limits in usages:
-        if limits.requests_per_day is not None:
-            least = min(least, _part_left(usage.requests_today, limits.requests_per_day))
-        if limits.tokens_per_day is not None:
-            least = min(least, _part_left(usage.tokens_today, limits.tokens_per_day))
+    for limit, used in (
+        (limits.requests_per_day, usage.requests_today), (limits.tokens_per_day, usage.tokens_today),
+    ):  # fmt: skip
+        if limit is not None:
+            least = min(least, 1 - used / limit if limit > used else 0.0)
     return least
-
-
-def _part_left(used: int, limit: int) -> float:
-    return max(0.0, 1 - used / limit) if limit else 0.0
 
 
 def emergency_share(limit: int | None, used: int, instances: int, part: float = 0.02, most: int = 20) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from . import redis_keys
@@ -24,6 +25,7 @@ GUARD_MS: Final = 30_000
 # No wait is known for what was looked at with the wrong day: ask again.
 OTHER_DAY: Final = "other_day"
 COOLDOWN: Final = "cooldown"
+_NOTHING: Final = Usage()
 
 Answer = Any
 
@@ -48,6 +50,17 @@ class Scope:
     zone: str = "UTC"
     provider_limits: Limits = field(default_factory=Limits)
     model_limits: Limits = field(default_factory=Limits)
+
+    @cached_property
+    def limits_models(self) -> bool:
+        """Whether there is a limit of the model alone."""
+        return self.model_limits.any
+
+    @cached_property
+    def limits_tokens(self) -> bool:
+        """Whether there is a limit of tokens."""
+        both = (self.provider_limits, self.model_limits)
+        return any(one.tokens_per_day is not None or one.tokens_per_minute is not None for one in both)
 
     def windows(self) -> list[str]:
         """Keys of the windows of the provider and of the model."""
@@ -125,15 +138,14 @@ class Reservation:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The answer to a reservation: what was reserved, if anything, and why not what came before it."""
 
     now_ms: int
     reservation: Reservation | None
     refusals: tuple[Refusal, ...]
-    provider_usage: Usage = field(default_factory=Usage)
-    model_usage: Usage = field(default_factory=Usage)
+    provider_usage: Usage = _NOTHING
+    model_usage: Usage = _NOTHING
 
     @property
     def is_other_day(self) -> bool:
@@ -188,15 +200,17 @@ class ReserveCall:
     def verdict(self, answer: Answer) -> Verdict:
         """What the script's answer means."""
         now, chosen, both, refused, used = answer
-        pairs = zip(refused[::2], refused[1::2], strict=True)
-        refusals = tuple(
-            Refusal(wish.scope.model, _text(reason), int(wait))
-            for wish, (reason, wait) in zip(self._wishes, pairs, strict=False)
-        )
+        refusals: tuple[Refusal, ...] = ()
+        if refused:
+            pairs = zip(refused[::2], refused[1::2], strict=True)
+            refusals = tuple(
+                Refusal(wish.scope.model, _text(reason), int(wait))
+                for wish, (reason, wait) in zip(self._wishes, pairs, strict=False)
+            )
         if not chosen:
             return Verdict(int(now), None, refusals)
         reservation = self.promised(int(chosen) - 1, both_days=bool(both))
-        requests, tokens, model_requests, model_tokens = (int(value or 0) for value in used)
+        requests, tokens, model_requests, model_tokens = [int(value or 0) for value in used]
         return Verdict(int(now), reservation, refusals, Usage(requests, tokens), Usage(model_requests, model_tokens))
 
 

@@ -161,16 +161,15 @@ def _judge(model: Model, reading: Reading, demand: Demand, weights: Weights, pre
     local = model.kind == LOCAL
     if out:
         return Candidate(model.name, model.provider, local, out=out, retry_ms=retry)
-    latency = reading.latency_ms if reading.latency_ms is not None else weights.assumed_latency_ms
-    terms = {
-        "quota": _bounded(reading.quota_left * reading.runway),
-        "latency": _bounded(_LATENCY_FOR_A_FULL_TERM_MS / latency if latency > 0 else 1.0),
-        "quality": _bounded(model.quality / _BEST_QUALITY),
-    }
-    score = terms["quota"] * weights.quota + terms["latency"] * weights.latency + terms["quality"] * weights.quality
+    known = reading.latency_ms
+    ms = weights.assumed_latency_ms if known is None else known
+    quota = _bounded(reading.quota_left * reading.runway)
+    latency = _LATENCY_FOR_A_FULL_TERM_MS / ms if ms > _LATENCY_FOR_A_FULL_TERM_MS else 1.0
+    quality = _bounded(model.quality / _BEST_QUALITY)
+    score = quota * weights.quota + latency * weights.latency + quality * weights.quality
     if preferred == model.provider:
         score += weights.preferred
-    return Candidate(model.name, model.provider, local, terms, score)
+    return Candidate(model.name, model.provider, local, {"quota": quota, "latency": latency, "quality": quality}, score)
 
 
 def _objection(model: Model, reading: Reading, demand: Demand, weights: Weights) -> tuple[str, int | None]:
@@ -192,7 +191,7 @@ def _objection(model: Model, reading: Reading, demand: Demand, weights: Weights)
 
 
 def _bounded(value: float) -> float:
-    return min(1.0, max(0.0, value))
+    return 0.0 if value < 0.0 else min(value, 1.0)
 
 
 def degradation(decision: Decision, models: Mapping[str, Model], used: str, failures: Mapping[str, str]) -> str:

@@ -212,10 +212,8 @@ class Admission:
     def _tokens_for(self, name: str) -> int:
         """As many as the request can cost where tokens are limited; about as many as it will elsewhere."""
         state = self._setup.picture.states[name]
-        limits = (state.scope.provider_limits, state.scope.model_limits)
-        limited = any(one.tokens_per_day is not None or one.tokens_per_minute is not None for one in limits)
         most = self._most_output(name)
-        return self._wanted.demand.prompt_tokens + (most if limited else min(most, _ASSUMED_OUTPUT))
+        return self._wanted.demand.prompt_tokens + (most if state.scope.limits_tokens else min(most, _ASSUMED_OUTPUT))
 
     def _most_output(self, name: str) -> int:
         asked, limit = self._wanted.demand.output_tokens, self._setup.picture.states[name].model.max_output

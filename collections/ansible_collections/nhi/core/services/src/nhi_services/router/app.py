@@ -132,7 +132,7 @@ class Api:
                 if wanted.when_busy == "choice":
                     raise choice_error(live, setup, wanted, error.decision) from error
                 raise
-            return web.Response(body=body, content_type=content_type, headers=trail.headers())
+            return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type, **trail.headers()})
         except UpstreamRefusalError as error:
             trail.status, trail.outcome = error.status, "refused"
             return web.Response(

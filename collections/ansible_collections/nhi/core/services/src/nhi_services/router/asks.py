@@ -40,6 +40,7 @@ _IMAGE: Final = re.compile(r'"(?:image_url|input_image|image)"')
 _FORMAT_HOLDERS: Final = frozenset({"response_format", "text", "output_config"})
 # Inline images are long in bytes and short in tokens.
 _DATA_URL: Final = re.compile(r'"(?:data:[a-z]+/[^"]{64,}|[A-Za-z0-9+/=]{512,})"')
+_CACHED: Final = ("cache_creation_input_tokens", "cache_read_input_tokens")
 # Where tokens of a request of the Messages form are counted.
 COUNT: Final = "/messages/count_tokens"
 
@@ -88,7 +89,7 @@ def read_ask(form: str, body: dict[str, Any], raw: bytes) -> Ask:
     return Ask(
         form, body, model, stream and form != EMBEDDINGS, estimate_tokens(raw), _output_tokens(body),
         _needs(form, body, raw),
-        form in _TELLING or (isinstance(options, Mapping) and options.get("include_usage") is True),
+        form in _TELLING or (isinstance(options, dict) and options.get("include_usage") is True),
     )  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def _require(form: str, body: Mapping[str, Any]) -> None:
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             raise _wrong("messages", "must be a list with at least one message")
-        if not all(isinstance(message, Mapping) and isinstance(message.get("role"), str) for message in messages):
+        if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
             raise _wrong("messages", "must be objects with a role")
     elif form == COMPLETIONS and not isinstance(body.get("prompt"), (str, list)):
         raise _wrong("prompt", "must be a text or a list")
@@ -162,11 +163,11 @@ def _wrong(name: str, what: str) -> ApiError:
 
 def tokens_of(usage: Any) -> tuple[int, int] | None:
     """Tokens in and out as a provider counts them, in any of the forms; None where it does not say."""
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return None
     into = _whole(usage.get("prompt_tokens", usage.get("input_tokens")))
     out = _whole(usage.get("completion_tokens", usage.get("output_tokens")))
-    cached = sum(_whole(usage.get(name)) or 0 for name in ("cache_creation_input_tokens", "cache_read_input_tokens"))
+    cached = sum([_whole(usage[name]) or 0 for name in _CACHED if name in usage])
     if into is None and out is None:
         return None
     return (into or 0) + cached, out or 0

@@ -50,7 +50,7 @@ class Attempts:
     async def whole(self) -> tuple[bytes, str]:
         """The body of a good answer and its type; ApiError for a bad one."""
         while True:
-            lease = await self._line.wait()
+            lease = await self._line.wait() if self._setup.queued else await self._admission.lease()
             if isinstance(lease, Queued):
                 self._queued(lease)
                 return lease.whole(), "application/json"

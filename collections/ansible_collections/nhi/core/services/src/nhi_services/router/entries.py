@@ -87,7 +87,7 @@ class Choice:
     prompt_tokens: int = 0
     queued_ms: float = 0.0
     attempts: Sequence[Any] = ()
-    candidates: Sequence[Mapping[str, Any]] = ()
+    candidates: Sequence[Any] = ()
 
     def as_row(self) -> tuple[str, dict[str, Any]]:
         """The table and its columns."""

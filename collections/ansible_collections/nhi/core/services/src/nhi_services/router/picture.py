@@ -165,8 +165,11 @@ class Picture:
 
     def _reading(self, state: ModelState, *, stream: bool) -> Reading:
         provider = state.model.provider
-        usage = self.provider_usage[provider]
-        left = share_left(((usage, state.scope.provider_limits), (state.usage, state.scope.model_limits)))
+        scope = state.scope
+        left = min(
+            share_left(self.provider_usage[provider], scope.provider_limits),
+            share_left(state.usage, scope.model_limits) if scope.limits_models else 1.0,
+        )
         projection = self.projections.get(provider)
         runway = projection.runway if projection else 1.0
         latency = (state.first_tokens if stream else state.times).mean()

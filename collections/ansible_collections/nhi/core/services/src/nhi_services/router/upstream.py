@@ -15,6 +15,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import hdrs
 from ansible_collections.nhi.core.plugins.module_utils.provider_limits import Heard, heard_in_headers
+from multidict import CIMultiDict
 
 from nhi_services.router.asks import MESSAGES
 from nhi_services.router.config import ProviderConfig, read_secret_file
@@ -44,8 +45,8 @@ class Provider:
 
     name: str
     config: ProviderConfig
-    headers: dict[str, str]
-    native_headers: dict[str, str]
+    headers: CIMultiDict[str]
+    native_headers: CIMultiDict[str]
     tls: ssl.SSLContext | bool
     timeout: aiohttp.ClientTimeout
 
@@ -61,7 +62,8 @@ class Provider:
         if config.ca_file:
             tls = ssl.create_default_context(cafile=str(config.ca_file))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.idle)
-        return cls(name, config, {**common, **bearer}, {**common, **native}, tls, timeout)
+        headers, native_headers = CIMultiDict({**common, **bearer}), CIMultiDict({**common, **native})
+        return cls(name, config, headers, native_headers, tls, timeout)
 
 
 @dataclass
@@ -85,6 +87,8 @@ class Answer:
     async def read(self, seconds: float) -> bytes:
         """The whole body; UpstreamError when it does not come, or has no end."""
         try:
+            if self.response.content.is_eof():
+                return await _bounded(self.response)
             async with asyncio.timeout(seconds):
                 return await _bounded(self.response)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -126,10 +130,8 @@ class Upstream:
         """Send a request and wait for the head of the answer; UpstreamError when there is none."""
         headers = provider.headers
         if form == MESSAGES:
-            headers = {
-                **provider.native_headers,
-                **{name: client_headers[name] for name in _FORWARDED if name in client_headers},
-            }
+            headers = CIMultiDict(provider.native_headers)
+            headers.update({name: client_headers[name] for name in _FORWARDED if name in client_headers})
         sent_at = time.monotonic()
         try:
             async with asyncio.timeout(provider.config.timeouts.first_byte):
