@@ -90,8 +90,8 @@ class Candidate(NamedTuple):
         data: dict[str, Any] = {"model": self.model, "provider": self.provider, "local": self.local}
         if self.out:
             return {**data, "out": self.out, **({"retry_ms": self.retry_ms} if self.retry_ms is not None else {})}
-        terms = {name: round(value, 4) for name, value in self.terms.items()}
-        return {**data, "score": round(self.score, 4), "terms": terms}
+        terms = {name: int(value * 10_000 + 0.5) / 10_000 for name, value in self.terms.items()}
+        return {**data, "score": int(self.score * 10_000 + 0.5) / 10_000, "terms": terms}
 
 
 @dataclass(frozen=True)

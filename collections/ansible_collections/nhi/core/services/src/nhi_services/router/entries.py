@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -62,7 +62,7 @@ class Entry:
     def as_row(self) -> tuple[str, dict[str, Any]]:
         """The table and its columns."""
         return REQUESTS, {
-            "timestamp": _moment(self.timestamp), "request_id": str(self.request_id), "attempt": self.attempt,
+            "timestamp": self.timestamp, "request_id": str(self.request_id), "attempt": self.attempt,
             "provider": _text(self.provider, 50), "model": _text(self.model, 100), "agent": _text(self.agent, 64),
             "task_type": _text(self.task, 64), "input_tokens": _whole(self.input_tokens),
             "output_tokens": _whole(self.output_tokens), "latency_ms": _whole(self.latency_ms),
@@ -92,7 +92,7 @@ class Choice:
     def as_row(self) -> tuple[str, dict[str, Any]]:
         """The table and its columns."""
         return DECISIONS, {
-            "timestamp": _moment(self.timestamp), "request_id": str(self.request_id),
+            "timestamp": self.timestamp, "request_id": str(self.request_id),
             "agent": _text(self.agent, 64), "task_type": _text(self.task, 64),
             "asked_for": _text(self.asked_for, 200) or None, "chosen": _text(self.chosen, 100) or None,
             "provider": _text(self.provider, 50) or None, "reason": _text(self.reason, 500),
@@ -142,10 +142,6 @@ def _insertion(table: str) -> str:
 
 # One statement for a batch, so that the trigger that makes the sums runs once for it.
 INSERTIONS: Final[Mapping[str, str]] = {table: _insertion(table) for table in COLUMNS}
-
-
-def _moment(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat()
 
 
 def _whole(number: float) -> int:
