@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +19,7 @@ CLOUD: Final = "cloud"
 LOCAL: Final = "local"
 _LATENCY_FOR_A_FULL_TERM_MS: Final = 1000.0
 _BEST_QUALITY: Final = 10.0
+_SCORE: Final = attrgetter("score")
 _NO_TERMS: Final[Mapping[str, float]] = MappingProxyType({})
 
 
@@ -138,7 +140,7 @@ def decide(
         if name in models
     ]
     usable = [candidate for candidate in looked_at if not candidate.out]
-    cloud = sorted((c for c in usable if not c.local), key=lambda c: -c.score)
+    cloud = sorted([c for c in usable if not c.local], key=_SCORE, reverse=True)
     local = [c for c in usable if c.local]
     best = cloud[0].score if cloud else 0.0
     if demand.pinned:
@@ -157,15 +159,16 @@ def decide(
 
 
 def _judge(model: Model, reading: Reading, demand: Demand, weights: Weights, preferred: str | None) -> Candidate:
+    left, runway, known, _closed, _retry = reading
     out, retry = _objection(model, reading, demand, weights)
     local = model.kind == LOCAL
     if out:
         return Candidate(model.name, model.provider, local, out=out, retry_ms=retry)
-    known = reading.latency_ms
     ms = weights.assumed_latency_ms if known is None else known
-    quota = _bounded(reading.quota_left * reading.runway)
+    quota = left * runway
+    quota = 1.0 if quota > 1.0 else max(quota, 0.0)
     latency = _LATENCY_FOR_A_FULL_TERM_MS / ms if ms > _LATENCY_FOR_A_FULL_TERM_MS else 1.0
-    quality = _bounded(model.quality / _BEST_QUALITY)
+    quality = 1.0 if model.quality > _BEST_QUALITY else max(model.quality, 0.0) / _BEST_QUALITY
     score = quota * weights.quota + latency * weights.latency + quality * weights.quality
     if preferred == model.provider:
         score += weights.preferred
@@ -188,10 +191,6 @@ def _objection(model: Model, reading: Reading, demand: Demand, weights: Weights)
     if too_slow and model.kind == CLOUD and not demand.pinned:
         return f"its mean latency of {reading.latency_ms:.0f} ms is too long", reading.retry_ms
     return "", None
-
-
-def _bounded(value: float) -> float:
-    return 0.0 if value < 0.0 else min(value, 1.0)
 
 
 def degradation(decision: Decision, models: Mapping[str, Model], used: str, failures: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from importlib.resources import files
 from typing import Final
 
@@ -298,6 +299,7 @@ class Api:
         return handler
 
 
+@lru_cache(maxsize=256)
 def header_safe(text: str) -> str:
     """A name from a request, fit for logs."""
     return text if _TASK.fullmatch(text.replace("/", "-").replace(":", "-").lower() or "-") else "?"

@@ -63,8 +63,8 @@ class Entry:
         """The table and its columns."""
         return REQUESTS, {
             "timestamp": self.timestamp, "request_id": str(self.request_id), "attempt": self.attempt,
-            "provider": _text(self.provider, 50), "model": _text(self.model, 100), "agent": _text(self.agent, 64),
-            "task_type": _text(self.task, 64), "input_tokens": _whole(self.input_tokens),
+            "provider": self.provider[:50], "model": self.model[:100], "agent": self.agent[:64],
+            "task_type": self.task[:64], "input_tokens": _whole(self.input_tokens),
             "output_tokens": _whole(self.output_tokens), "latency_ms": _whole(self.latency_ms),
             "first_token_ms": None if self.first_token_ms is None else _whole(self.first_token_ms),
             "cost_usd": str(round(self.cost_usd, 8)), "user_agent": _text(self.user_agent, 200) or None,
@@ -93,7 +93,7 @@ class Choice:
         """The table and its columns."""
         return DECISIONS, {
             "timestamp": self.timestamp, "request_id": str(self.request_id),
-            "agent": _text(self.agent, 64), "task_type": _text(self.task, 64),
+            "agent": self.agent[:64], "task_type": self.task[:64],
             "asked_for": _text(self.asked_for, 200) or None, "chosen": _text(self.chosen, 100) or None,
             "provider": _text(self.provider, 50) or None, "reason": _text(self.reason, 500),
             "prompt_tokens": _whole(self.prompt_tokens), "queued_ms": _whole(self.queued_ms),

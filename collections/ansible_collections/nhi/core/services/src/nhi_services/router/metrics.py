@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from nhi_services.router.live import Live, Setup
     from nhi_services.router.trail import Trail
 
-Child = TypeVar("Child", Counter, Histogram)
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -66,15 +65,39 @@ class _Now(Collector):
             yield GaugeMetricFamily(metric, text, value=number)
 
 
+class _Counts(Collector):
+    """Counters that are counted in dictionaries, since those of prometheus_client cost more than they count."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[str, list[str]]] = {}
+        self.counts: dict[str, dict[tuple[str, ...], float]] = {}
+
+    def family(self, name: str, text: str, labels: list[str]) -> dict[tuple[str, ...], float]:
+        """Where something is counted, by its labels."""
+        self._told[name] = (text, labels)
+        return self.counts.setdefault(name, {})
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        for name, (text, labels) in self._told.items():
+            family = CounterMetricFamily(name, text, labels=labels)
+            for values, count in list(self.counts[name].items()):
+                family.add_metric(values, count)
+            yield family
+
+
 class Metrics:
     """A recorder that counts."""
 
     def __init__(self, live: Live) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "api_requests", "Requests by how they ended.", ["provider", "status"], registry=self.registry
-        )
-        self._errors = Counter("api_errors", "Attempts that failed.", ["provider", "model"], registry=self.registry)
+        counts = _Counts()
+        self._requests = counts.family("api_requests", "Requests by how they ended.", ["provider", "status"])
+        self._errors = counts.family("api_errors", "Attempts that failed.", ["provider", "model"])
+        self._tokens = counts.family("api_tokens", "Tokens.", ["provider", "model", "direction"])
+        self._cost = counts.family("api_cost_usd", "What requests cost.", ["provider", "model", "agent"])
+        self._agents = counts.family("api_agent_requests", "Requests by agent.", ["agent", "task_type"])
+        self._degraded = counts.family("api_degraded", "Answers of a worse model.", ["provider"])
         self._latency = Histogram(
             "api_latency_seconds", "From the request's arrival to the end of its answer.", ["provider", "model"],
             buckets=_SECONDS, registry=self.registry,
@@ -83,51 +106,45 @@ class Metrics:
             "api_first_token_seconds", "From the request's arrival to the first part of a stream.",
             ["provider", "model"], buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
-        self._tokens = Counter("api_tokens", "Tokens.", ["provider", "model", "direction"], registry=self.registry)
-        self._cost = Counter(
-            "api_cost_usd", "What requests cost.", ["provider", "model", "agent"], registry=self.registry
-        )
-        self._agents = Counter(
-            "api_agent_requests", "Requests by agent.", ["agent", "task_type"], registry=self.registry
-        )
-        self._degraded = Counter("api_degraded", "Answers of a worse model.", ["provider"], registry=self.registry)
+        self._histograms: dict[tuple[Histogram, str, str], Histogram] = {}
         self._decisions: dict[tuple[str, str], int] = {}
-        self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Counter | Histogram] = {}
-        for collector in (_Now(live, self._decisions), *live.collectors):
+        for collector in (counts, _Now(live, self._decisions), *live.collectors):
             self.registry.register(collector)
 
     def record(self, trail: Trail, setup: Setup) -> None:
         """Count a request that is over."""
         provider = trail.provider or "none"
-        self._child(self._requests, provider, trail.outcome or "failed").inc()
-        self._child(self._agents, trail.agent, trail.task).inc()
+        _add(self._requests, (provider, trail.outcome or "failed"), 1)
+        _add(self._agents, (trail.agent, trail.task), 1)
         for one in trail.tried:
             if one.what:
-                self._child(self._errors, one.provider, one.model).inc()
-            self._child(self._tokens, one.provider, one.model, "input").inc(one.input_tokens)
-            self._child(self._tokens, one.provider, one.model, "output").inc(one.output_tokens)
+                _add(self._errors, (one.provider, one.model), 1)
+            _add(self._tokens, (one.provider, one.model, "input"), one.input_tokens)
+            _add(self._tokens, (one.provider, one.model, "output"), one.output_tokens)
             price = setup.prices.of(one.model)
             if not price.is_free:
                 cost = float(price.cost(one.input_tokens, one.output_tokens))
-                self._child(self._cost, one.provider, one.model, trail.agent).inc(cost)
+                _add(self._cost, (one.provider, one.model, trail.agent), cost)
         if not trail.model:
             return
         key = (trail.task, provider)
         self._decisions[key] = self._decisions.get(key, 0) + 1
-        self._child(self._latency, provider, trail.model).observe(trail.ms / 1000)
+        self._observe(self._latency, provider, trail.model, trail.ms / 1000)
         if trail.first_token_ms is not None:
-            self._child(self._first_token, provider, trail.model).observe(trail.first_token_ms / 1000)
+            self._observe(self._first_token, provider, trail.model, trail.first_token_ms / 1000)
         if trail.degraded:
-            self._child(self._degraded, provider).inc()
+            _add(self._degraded, (provider,), 1)
 
-    def _child(self, metric: Child, *labels: str) -> Child:
-        """A metric with its labels; looking one up there costs more than counting."""
-        key = (metric, labels)
-        found = self._children.get(key)
-        if found is None:
-            found = self._children[key] = metric.labels(*labels)
-        return found  # type: ignore[return-value]
+    def _observe(self, histogram: Histogram, provider: str, model: str, seconds: float) -> None:
+        key = (histogram, provider, model)
+        if key not in self._histograms:
+            self._histograms[key] = histogram.labels(provider, model)
+        self._histograms[key].observe(seconds)
 
     def text(self) -> bytes:
         """In the text format of Prometheus."""
         return generate_latest(self.registry)
+
+
+def _add(counts: dict[tuple[str, ...], float], labels: tuple[str, ...], number: float) -> None:
+    counts[labels] = counts.get(labels, 0) + number

@@ -237,10 +237,13 @@ class Picture:
     def requests_left(self, name: str) -> int | None:
         """What is left of the requests of the day of a model and its provider, the smaller of both."""
         state = self.states[name]
-        usages = (self.provider_usage[state.model.provider], state.usage)
-        limits = (state.scope.provider_limits.requests_per_day, state.scope.model_limits.requests_per_day)
-        pairs = zip(limits, usages, strict=True)
-        return min((max(0, limit - used.requests_today) for limit, used in pairs if limit is not None), default=None)
+        scope = state.scope
+        limit, of_model = scope.provider_limits.requests_per_day, scope.model_limits.requests_per_day
+        left = None if limit is None else max(0, limit - self.provider_usage[scope.provider].requests_today)
+        if of_model is None:
+            return left
+        left_of_model = max(0, of_model - state.usage.requests_today)
+        return left_of_model if left is None else min(left, left_of_model)
 
     def left(self, name: str) -> dict[str, int | None]:
         """What is left of the limits of a model and its provider, the smaller of both."""
