@@ -67,7 +67,7 @@ fix: ## Let ruff mend and format what it can
 	@scripts/bootstrap.sh dev
 	@$(in_env) ruff check --fix --quiet; ruff format --quiet
 
-bench: ## Measure state, history, scan, inventory and deployment against community.proxmox (about 15 minutes)
+bench: ## Measure state, history, scan, inventory, deployment and router against what is used today (about 20 minutes)
 	@scripts/bootstrap.sh dev
 	@$(python) -m benchmarks.state
 	@$(python) -m benchmarks.history
@@ -76,6 +76,7 @@ bench: ## Measure state, history, scan, inventory and deployment against communi
 	@$(python) -m benchmarks.plan
 	@$(python) -m benchmarks.service
 	@$(python) -m benchmarks.audit
+	@$(python) -m benchmarks.router
 
 lab-up: ## Start the lab: a Proxmox VE API on real containers when root, in memory when not
 	@scripts/bootstrap.sh demo

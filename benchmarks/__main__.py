@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import audit, history, inventory, plan, scan, service, state
+from benchmarks import audit, history, inventory, plan, router, scan, service, state
 
 if __name__ == "__main__":
-    sys.exit(max(benchmark.main([]) for benchmark in (state, audit, history, inventory, plan, scan, service)))
+    sys.exit(max(benchmark.main([]) for benchmark in (state, audit, history, inventory, plan, scan, service, router)))
