@@ -131,6 +131,22 @@ def test_what_is_cancelled_is_not_done(server: ValkeyServer, books: Any) -> None
     play(server, work, **books)
 
 
+def test_several_are_done_side_by_side(server: ValkeyServer, books: Any) -> None:
+    async def work(world: World) -> None:
+        both = asyncio.Barrier(2)
+
+        async def together(_request: Any, _body: Any) -> None:
+            async with asyncio.timeout(10):
+                await both.wait()
+
+        world.providers["good"].faults.extend([together, together])
+        told = [(await world.chat(seed=number, headers=DEFERRED))[1] for number in range(2)]
+        assert [(await ended(world, one["url"]))["status"] for one in told] == ["done", "done"]
+        assert len(world.providers["good"].seen) == 2, "neither was asked for twice"
+
+    play(server, work, **books, providers={"good": {"timeouts": {"first_byte": 20, "idle": 20, "total": 20}}})
+
+
 def test_a_busy_task_is_deferred_and_done_when_there_is_quota_again(server: ValkeyServer, books: Any) -> None:
     async def work(world: World) -> None:
         for provider in world.providers.values():

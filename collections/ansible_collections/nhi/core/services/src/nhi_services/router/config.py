@@ -284,6 +284,8 @@ class DeferredConfig(_Part):
     """Requests that are answered later: bounds, how often one is tried, for how long a router may work at one."""
 
     lease_seconds: Annotated[float, Field(ge=5, le=86_400)] = 120.0
+    # How many a router works at side by side, from its start on.
+    at_once: Annotated[int, Field(ge=1, le=32)] = 4
     attempts: Annotated[int, Field(ge=1, le=100)] = 5
     most_open: Annotated[int, Field(ge=1)] = 1000
     most_mib: Annotated[int, Field(ge=1)] = 200

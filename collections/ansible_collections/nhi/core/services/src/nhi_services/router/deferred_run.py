@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -32,11 +33,14 @@ class AttemptFailedError(NHIError):
 
 
 class Deferring:
-    """The worker and the notifier of one router."""
+    """The workers and the notifier of one router."""
 
     def __init__(self, live: Live, store: DeferredStore) -> None:
         self._live, self._store = live, store
-        self._worker = DeferredWorker(store, self.execute, seconds=POLL_SECONDS, lease_seconds=store.lease_seconds)
+        self._workers = [
+            DeferredWorker(store, self.execute, seconds=POLL_SECONDS, lease_seconds=store.lease_seconds)
+            for _number in range(live.setup.config.deferred.at_once)
+        ]
         self._notifier = Notifier(store, None, seconds=POLL_SECONDS)
         self._session: aiohttp.ClientSession | None = None
 
@@ -44,19 +48,22 @@ class Deferring:
         """Begin, in the running loop."""
         self._session = aiohttp.ClientSession()
         self.reload(self._live.setup.config.deferred)
-        self._worker.start()
+        for worker in self._workers:
+            worker.start()
         self._notifier.start()
 
     def reload(self, config: DeferredConfig) -> None:
         """Take what a new configuration says."""
-        self._worker.lease_seconds = self._store.lease_seconds = config.lease_seconds
+        self._store.lease_seconds = config.lease_seconds
+        for worker in self._workers:
+            worker.lease_seconds = config.lease_seconds
         self._store.notifies = config.notify is not None
         if self._session is not None:
             self._notifier.hook = Hook(config.notify, self._session) if config.notify else None
 
     async def close(self) -> None:
         """Give back what is being done."""
-        await self._worker.close()
+        await asyncio.gather(*(worker.close() for worker in self._workers))
         await self._notifier.close()
         if self._session is not None:
             await self._session.close()

@@ -15,7 +15,8 @@ from ansible_collections.nhi.core.plugins.module_utils.quota_book import Call
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
 
 PATIENCE_SECONDS: Final = 2.0
 # So many round trips are under way at once; what comes meanwhile goes with the next.
@@ -106,23 +107,18 @@ class ScriptRunner:
     async def _trip(self, batch: list[tuple[Call, asyncio.Future[Any]]]) -> None:
         # Nobody asks for what was given up before it left.
         batch = [(call, answer) for call, answer in batch if not answer.done()]
+        answers: list[Any] = []
         try:
             answers = await self.run_all([call for call, _answer in batch])
-        except (RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 -- each who waits is told of it
             # Those that wait for the next trip would wait as long in vain.
             batch, self._waiting = [*batch, *self._waiting], []
             answers = [error] * len(batch)
-        except asyncio.CancelledError:
-            for _call, answer in batch:
-                answer.cancel()
-            raise
-        for (_call, answer), found in zip(batch, answers, strict=True):
-            if answer.done():
-                continue
-            if isinstance(found, Exception):
-                answer.set_exception(found)
-            else:
-                answer.set_result(found)
+        finally:
+            # Nobody waits for ever, whatever happened.
+            answers += [RedisConnectionError("the router stops")] * (len(batch) - len(answers))
+            for (_call, answer), found in zip(batch, answers, strict=True):
+                _settle(answer, found)
 
     async def run_all(self, calls: Sequence[Call | Command]) -> list[Any]:
         """What calls answer in one round trip, or the error of each; RedisError or OSError when there is no answer."""
@@ -163,6 +159,10 @@ class ScriptRunner:
                     answers.append(await connection.read_response())
                 except ResponseError as error:
                     answers.append(error)
+        except BaseException:
+            # What was not read yet must not be taken for answers to what is asked next.
+            await connection.disconnect(nowait=True)
+            raise
         finally:
             await pool.release(connection)
         return answers
@@ -176,3 +176,12 @@ class ScriptRunner:
         if found is None:
             found = self._digests[script] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         return found
+
+
+def _settle(answer: asyncio.Future[Any], found: Any) -> None:
+    if answer.done():
+        return
+    if isinstance(found, Exception):
+        answer.set_exception(found)
+    else:
+        answer.set_result(found)
