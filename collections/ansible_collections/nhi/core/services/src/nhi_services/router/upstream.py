@@ -10,18 +10,20 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.cookies import BaseCookie, SimpleCookie
 from typing import Any, Final
 
 import aiohttp
-from aiohttp import hdrs
 from ansible_collections.nhi.core.plugins.module_utils.provider_limits import Heard, heard_in_headers
 from multidict import CIMultiDict
+from yarl import URL
 
 from nhi_services.router.asks import MESSAGES
 from nhi_services.router.config import ProviderConfig, read_secret_file
 from nhi_services.router.fast_json import dumps
 
 _ANTHROPIC_VERSION: Final = "2023-06-01"
+_AGENT: Final = "nhi-router"
 _MOST_BYTES: Final = 64 * 1024 * 1024
 # What of the client's headers a provider of the Anthropic form has to know.
 _FORWARDED: Final = ("anthropic-beta", "anthropic-version")
@@ -54,7 +56,9 @@ class Provider:
     def load(cls, name: str, config: ProviderConfig) -> Provider:
         """Read its key; ConfigError when that can not be read."""
         key = read_secret_file(config.api_key_file) if config.api_key_file else ""
-        common = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        common = {
+            "Content-Type": "application/json", "Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": _AGENT,
+        }  # fmt: skip
         bearer = {"Authorization": f"Bearer {key}"} if key else {}
         native = {"anthropic-version": _ANTHROPIC_VERSION, **({"x-api-key": key} if key else {})}
         limits = config.timeouts
@@ -100,6 +104,16 @@ class Answer:
         self.response.close()
 
 
+class _NoCookies(aiohttp.DummyCookieJar):
+    """Makes no new empty jar for each request."""
+
+    _NONE: Final[BaseCookie[str]] = SimpleCookie()
+
+    def filter_cookies(self, request_url: URL) -> BaseCookie[str]:
+        """None."""
+        return self._NONE
+
+
 class Upstream:
     """Sends requests to providers."""
 
@@ -116,9 +130,8 @@ class Upstream:
     def __init__(self) -> None:
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=30)
         self._session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True, trust_env=False,
-            skip_auto_headers=[hdrs.USER_AGENT],
-        )  # fmt: skip
+            connector=connector, cookie_jar=_NoCookies(), auto_decompress=True, trust_env=False
+        )
 
     async def close(self) -> None:
         """Close all connections."""
@@ -136,7 +149,7 @@ class Upstream:
         try:
             async with asyncio.timeout(provider.config.timeouts.first_byte):
                 response = await self._session.post(
-                    provider.config.base_url + path, data=dumps(body),
+                    provider.config.base_url + path, data=aiohttp.BytesPayload(dumps(body)),
                     headers=headers, ssl=provider.tls, timeout=provider.timeout, allow_redirects=False,
                 )  # fmt: skip
         except aiohttp.ClientConnectorError as error:
