@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -112,21 +113,28 @@ def test_it_runs_as_its_own_user_in_a_sandbox_also_after_a_reboot(host: Any) -> 
     assert {name: show(host, name) for name in wanted} == wanted
 
 
+def last_lines(host: Any) -> str:
+    return str(host.check_output("journalctl --no-pager --output=cat --lines=10 --unit %s", UNIT))
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait for what comes soon; AssertionError when it does not."""
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.2)
+
+
 def test_a_reload_takes_a_new_configuration_without_a_restart_and_keeps_the_old_one_when_it_is_wrong(host: Any) -> None:
     pid = show(host, "MainPID")
     host.check_output(f"cp --preserve {CONFIG} /root/router.yml")
     try:
         host.check_output(f"sed --in-place 's/name: aider/name: other/' {CONFIG}")
         host.check_output("systemctl reload %s", UNIT)
-        time.sleep(0.5)
-        assert ask(host)[0] == 200
-        assert '"agent": "other"' in host.check_output("journalctl --no-pager --lines=3 --unit %s", UNIT)
+        until(lambda: ask(host)[0] == 200 and '"agent":"other"' in last_lines(host))
         host.check_output(f"echo 'unknown: 1' >> {CONFIG}")
         host.check_output("systemctl reload %s", UNIT)
-        time.sleep(0.5)
-        assert "the configuration stays as it was" in host.check_output(
-            "journalctl --no-pager --lines=3 --unit %s", UNIT
-        )
+        until(lambda: "the configuration stays as it was" in last_lines(host))
         assert ask(host)[0] == 200
     finally:
         host.check_output(f"cp --preserve /root/router.yml {CONFIG}")
@@ -136,7 +144,4 @@ def test_a_reload_takes_a_new_configuration_without_a_restart_and_keeps_the_old_
 
 def test_a_killed_router_is_started_again(host: Any) -> None:
     host.check_output("systemctl kill --signal=KILL %s", UNIT)
-    deadline = time.monotonic() + 15
-    while host.run(f"curl --silent --fail {URL}/readyz").rc and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert host.run(f"curl --silent --fail {URL}/readyz").rc == 0
+    until(lambda: host.run(f"curl --silent --fail {URL}/readyz").rc == 0)
