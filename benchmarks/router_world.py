@@ -33,8 +33,9 @@ PACKAGES = {
 }
 KEY = "sk-benchmark"
 MODEL = "bench"
-DIRECT, NGINX, MINIMAL, LITELLM_PROXY, ROUTER, BUDGETED = (
-    "upstream itself", "nginx", "minimal proxy", "LiteLLM proxy", "nhi-router", "nhi-router, daily budget"
+DIRECT, NGINX, MINIMAL, BARE, LITELLM_PROXY, ROUTER, BUDGETED = (
+    "upstream itself", "nginx", "minimal proxy", "the same, waiting for Redis without limit", "LiteLLM proxy",
+    "nhi-router", "nhi-router, daily budget",
 )  # fmt: skip
 # About 1 KB in each direction.
 PROMPT = "Say something about the weather in a few words. " * 18
@@ -112,7 +113,8 @@ def subjects(scratch: Path, programs: Mapping[str, Path]) -> Iterator[dict[str, 
         conf = _proxy_conf({port: upstream, second: streams})
         process = stack.enter_context(_nginx(scratch / "nginx", conf, PROXY_CORE, port))
         made[NGINX] = Subject(NGINX, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{second}", process)
-        for name, make in ((MINIMAL, _minimal), (LITELLM_PROXY, _litellm), (ROUTER, _router), (BUDGETED, _budgeted)):
+        makers = (_minimal, _bare, _litellm, _router, _budgeted)
+        for name, make in zip((MINIMAL, BARE, LITELLM_PROXY, ROUTER, BUDGETED), makers, strict=True):
             home = scratch / name.replace(" ", "-").replace(",", "")
             home.mkdir()
             made[name] = stack.enter_context(make(name, home, servers, (whole, parts), programs))
@@ -124,7 +126,9 @@ Programs = Mapping[str, Path]
 
 
 @contextlib.contextmanager
-def _minimal(name: str, _home: Path, servers: Embedded, urls: Urls, programs: Programs) -> Iterator[Subject]:
+def _minimal(
+    name: str, _home: Path, servers: Embedded, urls: Urls, programs: Programs, limits: str = "yes"
+) -> Iterator[Subject]:
     """One process for each upstream: it knows nothing but to hand on."""
     with contextlib.ExitStack() as stack:
         ports = [free_port(), free_port()]
@@ -132,7 +136,7 @@ def _minimal(name: str, _home: Path, servers: Embedded, urls: Urls, programs: Pr
         for port, url in zip(ports, urls, strict=True):
             argv = [programs["minimal"] / "uvicorn", "--app-dir", PEERS, "minimal_proxy:app", "--port", str(port)]
             argv += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
-            env = {"UPSTREAM": url, "REDIS": servers.redis_url}
+            env = {"UPSTREAM": url, "REDIS": servers.redis_url, "LIMITS": limits}
             processes.append(stack.enter_context(_running(argv, PROXY_CORE, port, env)))
         yield Subject(name, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", processes[0])
 
@@ -190,6 +194,10 @@ def _router(
         url = f"http://127.0.0.1:{port}"
         _until_answers(f"{url}/readyz", process)
         yield Subject(name, url, url, process, time.monotonic() - started, "nhi/")
+
+
+def _bare(name: str, home: Path, servers: Embedded, urls: Urls, programs: Programs) -> Any:
+    return _minimal(name, home, servers, urls, programs, "no")
 
 
 def _budgeted(name: str, home: Path, servers: Embedded, urls: Urls, programs: Programs) -> Any:

@@ -98,7 +98,7 @@ class Refusal(NamedTuple):
     retry_ms: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Reservation:
     """Quota that is counted already; settle it in any case."""
 

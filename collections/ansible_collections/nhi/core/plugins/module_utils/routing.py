@@ -51,7 +51,7 @@ class Reading(NamedTuple):
     retry_ms: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Demand:
     """A request, as far as routing has to know it; tokens are those of the prompt and the most that is asked for."""
 
@@ -96,7 +96,7 @@ class Candidate(NamedTuple):
         return {**data, "score": int(self.score * 10_000 + 0.5) / 10_000, "terms": terms}
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Decision:
     """Models to try, best first, and everything that was looked at."""
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.quota import Limits
-from ansible_collections.nhi.core.plugins.module_utils.quota_book import Reservation, Scope, UsageCall, Wish
+from ansible_collections.nhi.core.plugins.module_utils.quota_book import Call, Reservation, Scope, UsageCall, Wish
 from nhi_services.router.quota_store import QuotaStore, wall_ms
 from nhi_services.router.redis_scripts import redis_client
 
@@ -132,8 +133,8 @@ def test_an_answer_that_was_lost_is_given_back(server: ValkeyServer) -> None:
         await store.reserve([Wish(DAILY, 1)])
         run = store.runner.run
 
-        async def lose(call: object) -> None:
-            await run(call)  # type: ignore[arg-type]
+        async def lose(call: Call, undo: Any = None) -> Any:
+            await run(call)
             raise ConnectionResetError
 
         store.runner.run = lose  # type: ignore[method-assign]

@@ -114,3 +114,26 @@ def test_a_redis_that_does_not_answer_is_told_to_all_who_wait_within_the_same_ti
             assert await runner.run(echo("again")) == b"again"
 
         play(stopped, work, patience=0.5)
+
+
+def test_what_was_done_for_somebody_who_left_is_undone_after_it_and_what_was_not_is_not(server: ValkeyServer) -> None:
+    async def work(runner: ScriptRunner, client: Redis) -> None:
+        for turns in range(60):
+            await client.delete("done")
+            undone: list[int] = []
+
+            def undo(undone: list[int] = undone) -> None:
+                # Redis has done it by now, or will never do it.
+                undone.append(server.client().llen("done"))
+
+            task = asyncio.create_task(runner.run(Call("return redis.call('RPUSH', KEYS[1], 1)", ("done",), ()), undo))
+            for _turn in range(turns):
+                await asyncio.sleep(0)
+            was_over = not task.cancel()
+            await asyncio.wait([task])
+            await asyncio.sleep(0.01)
+            there = await client.llen("done")
+            assert len(undone) == (0 if was_over or not there else 1)
+            assert undone in ([], [1])
+
+    play(server, work)

@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.api_costs import IN_TOTAL, PER_AGENT, BudgetRefusal, Budgets
+from ansible_collections.nhi.core.plugins.module_utils.quota_book import Call
 from ansible_collections.nhi.core.plugins.module_utils.spend_book import Taken
 from nhi_services.router.quota_store import Settler
 from nhi_services.router.redis_scripts import ScriptRunner, redis_client
@@ -171,8 +173,8 @@ def test_an_answer_that_was_lost_takes_nothing(server: ValkeyServer) -> None:
         async with router(server) as spending:
             run = spending._runner.run
 
-            async def lose(call: object) -> None:
-                await run(call)  # type: ignore[arg-type]
+            async def lose(call: Call, undo: Any = None) -> Any:
+                await run(call)
                 raise ConnectionResetError
 
             await spending.refresh()

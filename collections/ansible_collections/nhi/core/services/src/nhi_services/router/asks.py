@@ -45,7 +45,7 @@ _CACHED: Final = ("cache_creation_input_tokens", "cache_read_input_tokens")
 COUNT: Final = "/messages/count_tokens"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Ask:
     """A request in one of the forms; tokens are estimates of the prompt and the most that is asked for (0: unsaid)."""
 

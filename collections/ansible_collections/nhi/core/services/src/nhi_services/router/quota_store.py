@@ -15,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
@@ -40,7 +41,7 @@ LOG: Final = logging.getLogger("nhi.router.quota")
 _RETRY_SECONDS: Final = 0.2
 _BATCH: Final = 200
 # How long what is to be settled is gathered where much comes: nobody waits for it.
-_GATHER_SECONDS: Final = 0.005
+_GATHER_SECONDS: Final = 0.01
 
 
 class QuotaUnavailableError(NHIError):
@@ -230,15 +231,12 @@ class QuotaStore:
         for _attempt in range(3):
             call = ReserveCall(new_id(), wishes, self.now_ms, book=self.book)
             try:
-                answer = await self.runner.run(call.call)
+                # Taken back where the client hangs up, since nothing was sent for it.
+                answer = await self.runner.run(call.call, partial(self._take_back, call, len(wishes)))
             except (RedisError, OSError) as error:
                 self._lose(error)
                 self._take_back(call, len(wishes))
                 return self._from_grants(wishes)
-            except asyncio.CancelledError:
-                # The client hung up before anything was sent.
-                self._take_back(call, len(wishes))
-                raise
             self._find(int(answer[0]))
             verdict = call.verdict(answer)
             if not verdict.is_other_day:

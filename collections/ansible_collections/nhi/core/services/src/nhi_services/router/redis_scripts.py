@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import hiredis
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import Call
@@ -74,6 +74,24 @@ def redis_client(url: str, password: str | None = None) -> Redis:
     return client
 
 
+class _Asked(NamedTuple):
+    """A call, who waits for its answer, and what is to be done for nobody who waits any more."""
+
+    call: Call
+    answer: asyncio.Future[Any]
+    undo: Callable[[], None] | None
+
+    def end(self, found: Any) -> None:
+        """Redis has done it, or failed."""
+        if self.answer.done():
+            if self.undo is not None:
+                self.undo()
+        elif isinstance(found, Exception):
+            self.answer.set_exception(found)
+        else:
+            self.answer.set_result(found)
+
+
 class ScriptRunner:
     """Runs calls by the digest of their script, which Redis is given once; TimeoutError without an answer in time."""
 
@@ -81,17 +99,26 @@ class ScriptRunner:
         self._client = client
         self._patience = patience
         self._digests: dict[str, str] = {}
-        self._waiting: list[tuple[Call, asyncio.Future[Any]]] = []
+        self._waiting: list[_Asked] = []
         self._trips: set[asyncio.Task[None]] = set()
 
-    async def run(self, call: Call) -> Any:
-        """Run one call, together with others of the same moment; RedisError or OSError when there is no answer."""
+    async def run(self, call: Call, undo: Callable[[], None] | None = None) -> Any:
+        """Run one call, together with others of the same moment; RedisError or OSError when there is no answer.
+
+        Whoever is cancelled has it undone, if it was sent, once Redis has done it: before, there is nothing to undo.
+        """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((call, answer))
+        self._waiting.append(_Asked(call, answer, undo))
         if len(self._waiting) == 1 and len(self._trips) < _TRIPS:
             loop.call_soon(self._depart)
-        return await answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # The answer was there already, and is taken by nobody.
+            if undo is not None and not answer.cancelled():
+                undo()
+            raise
 
     def _depart(self) -> None:
         if self._waiting and len(self._trips) < _TRIPS:
@@ -104,12 +131,12 @@ class ScriptRunner:
         self._trips.discard(trip)
         self._depart()
 
-    async def _trip(self, batch: list[tuple[Call, asyncio.Future[Any]]]) -> None:
+    async def _trip(self, batch: list[_Asked]) -> None:
         # Nobody asks for what was given up before it left.
-        batch = [(call, answer) for call, answer in batch if not answer.done()]
+        batch = [asked for asked in batch if not asked.answer.done()]
         answers: list[Any] = []
         try:
-            answers = await self.run_all([call for call, _answer in batch])
+            answers = await self.run_all([asked.call for asked in batch])
         except Exception as error:  # noqa: BLE001 -- each who waits is told of it
             # Those that wait for the next trip would wait as long in vain.
             batch, self._waiting = [*batch, *self._waiting], []
@@ -117,8 +144,8 @@ class ScriptRunner:
         finally:
             # Nobody waits for ever, whatever happened.
             answers += [RedisConnectionError("the router stops")] * (len(batch) - len(answers))
-            for (_call, answer), found in zip(batch, answers, strict=True):
-                _settle(answer, found)
+            for asked, found in zip(batch, answers, strict=True):
+                asked.end(found)
 
     async def run_all(self, calls: Sequence[Call | Command]) -> list[Any]:
         """What calls answer in one round trip, or the error of each; RedisError or OSError when there is no answer."""
@@ -176,12 +203,3 @@ class ScriptRunner:
         if found is None:
             found = self._digests[script] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         return found
-
-
-def _settle(answer: asyncio.Future[Any], found: Any) -> None:
-    if answer.done():
-        return
-    if isinstance(found, Exception):
-        answer.set_exception(found)
-    else:
-        answer.set_result(found)

@@ -110,16 +110,13 @@ class Spending:
         taken = self._taken(agent, estimate_micro_usd, counted=True)
         call = take(taken, *self._less_apart(agent, limits))
         try:
-            code, mine, total = await self._runner.run(call)
+            # Given back where the client hangs up, since nothing was sent for it.
+            code, mine, total = await self._runner.run(call, lambda: self._settler.put(taken.settle(0)))
         except (RedisError, OSError) as error:
             # It may have been taken: then it is given back as soon as Redis can be told.
             self._settler.put(taken.settle(0))
             self._lose(error)
             return self._take_apart(agent, limits, estimate_micro_usd)
-        except asyncio.CancelledError:
-            # The client hung up before anything was sent.
-            self._settler.put(taken.settle(0))
-            raise
         self._find()
         known = self._known = self._known if self._known is not None else Counter()
         known[agent], known[ALL] = int(mine), int(total)

@@ -23,7 +23,7 @@ _CLIENT_PREFIX: Final = "openai/"
 _ANY: Final = frozenset({"", "auto", ALIAS_PREFIX + "auto"})
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Wanted:
     """A request with everything that decides how it is served."""
 
