@@ -116,24 +116,25 @@ def test_a_redis_that_does_not_answer_is_told_to_all_who_wait_within_the_same_ti
         play(stopped, work, patience=0.5)
 
 
+async def left_after(turns: int, runner: ScriptRunner, server: ValkeyServer) -> tuple[bool, list[int]]:
+    """Whether whoever asked was cancelled so many turns of the loop later; what Redis had when it was told to undo."""
+    undone: list[int] = []
+    push = Call("return redis.call('RPUSH', KEYS[1], 1)", ("done",), ())
+    task = asyncio.create_task(runner.run(push, lambda: undone.append(server.client().llen("done"))))
+    for _turn in range(turns):
+        await asyncio.sleep(0)
+    was_cancelled = task.cancel()
+    await asyncio.wait([task])
+    await asyncio.sleep(0.01)
+    return was_cancelled, undone
+
+
 def test_what_was_done_for_somebody_who_left_is_undone_after_it_and_what_was_not_is_not(server: ValkeyServer) -> None:
     async def work(runner: ScriptRunner, client: Redis) -> None:
         for turns in range(60):
             await client.delete("done")
-            undone: list[int] = []
-
-            def undo(undone: list[int] = undone) -> None:
-                # Redis has done it by now, or will never do it.
-                undone.append(server.client().llen("done"))
-
-            task = asyncio.create_task(runner.run(Call("return redis.call('RPUSH', KEYS[1], 1)", ("done",), ()), undo))
-            for _turn in range(turns):
-                await asyncio.sleep(0)
-            was_over = not task.cancel()
-            await asyncio.wait([task])
-            await asyncio.sleep(0.01)
+            was_cancelled, undone = await left_after(turns, runner, server)
             there = await client.llen("done")
-            assert len(undone) == (0 if was_over or not there else 1)
-            assert undone in ([], [1])
+            assert undone == ([1] if was_cancelled and there else [])
 
     play(server, work)
