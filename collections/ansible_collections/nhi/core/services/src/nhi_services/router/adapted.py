@@ -143,6 +143,51 @@ class Translated(Adapted):
         return self._quiet == 0
 
 
+class FromChat(Translated):
+    """Answers of chat completions in another form; how that begins, goes on and ends is its own."""
+
+    def __init__(self, inner: Adapted) -> None:
+        super().__init__(inner)
+        self._begun = False
+        self._usage: Part | None = None
+        self._reason = ""
+
+    def _opening(self, model: str) -> Iterator[Part]:
+        self._begun = True
+        yield from self._begin(model)
+
+    def _part(self, part: Part) -> Iterator[Part]:
+        if not self._begun:
+            yield from self._opening(part.get("model") or "")
+        if part is DONE:
+            yield from self._finish()
+            return
+        if isinstance(part.get("usage"), dict):
+            self._usage = part["usage"]
+        choices = [choice for choice in part.get("choices") or () if not choice.get("index")]
+        spoke = False
+        for choice in choices:
+            for said in self._delta(choice.get("delta") or {}):
+                spoke = True
+                yield said
+            self._reason = choice.get("finish_reason") or self._reason
+        if choices and not spoke and self.is_long_quiet():
+            yield self._alive()
+
+    def _begin(self, model: str) -> Iterator[Part]:
+        raise NotImplementedError
+
+    def _delta(self, delta: Part) -> Iterator[Part]:
+        raise NotImplementedError
+
+    def _finish(self) -> Iterator[Part]:
+        raise NotImplementedError
+
+    def _alive(self) -> Part:
+        """What is sent while the model thinks."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Fragment:
     """A piece of a tool call in a stream; ``number`` counts the calls, ``is_new`` is true for a call's first piece."""

@@ -29,8 +29,6 @@ from nhi_services.router.trail import Trail
 from nhi_services.router.upstream import Answer, Upstream, UpstreamError
 from nhi_services.router.wanted import Wanted
 
-_ASSUMED_OUTPUT: Final = 1024
-_LOOK_AGAIN_SECONDS: Final = 1.0
 _COMMENT_SECONDS: Final = 5.0
 _CONTINUE: Final = "Your answer was cut off. Go on exactly where it stops, without repeating anything."
 

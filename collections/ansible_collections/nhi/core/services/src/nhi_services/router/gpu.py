@@ -75,8 +75,8 @@ async def ask_gpu(live: Live, job: GpuJob) -> dict[str, Any]:
     finally:
         if found is None:
             rest = max(1000, job.deadline_ms - live.store.now_ms)
-            live.store.settler.do(lambda pipeline: pipeline.lrem(queue, 1, text))
-            live.store.settler.do(lambda pipeline: pipeline.set(redis_keys.gpu_cancelled_key(job.id), "1", px=rest))
+            live.store.settler.put(lambda pipeline: pipeline.lrem(queue, 1, text))
+            live.store.settler.put(lambda pipeline: pipeline.set(redis_keys.gpu_cancelled_key(job.id), "1", px=rest))
 
 
 async def _look(live: Live, job: GpuJob, queue: str, text: str, result: str) -> tuple[Any, int]:

@@ -97,10 +97,10 @@ class Live:
     def pause(self, provider: str, model: str | None, reason: str, ms: int) -> None:
         """Let all routers know that a provider, or one of its models, is not to be asked for a while."""
         key = cooldown_key(provider, model)
-        self.store.settler.do(lambda pipeline: pipeline.set(key, reason[:200], px=max(1, ms)))
+        self.store.settler.put(lambda pipeline: pipeline.set(key, reason[:200], px=max(1, ms)))
 
     def learn(self, provider: str, limits: Mapping[str, int], model: str | None) -> None:
         """Let all routers know limits that the provider itself named."""
         fields: dict[Any, Any] = {f"{model or ''}|{name}": value for name, value in limits.items()}
         if fields:
-            self.store.settler.do(lambda pipeline: pipeline.hset(quota_limits_key(provider), mapping=fields))
+            self.store.settler.put(lambda pipeline: pipeline.hset(quota_limits_key(provider), mapping=fields))

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from nhi_services.router.adapted import (
-    DONE,
     Adapted,
     CallReader,
     Fragment,
+    FromChat,
     Part,
-    Translated,
     UntranslatableError,
     anthropic_failure,
     arguments_text,
@@ -167,21 +166,18 @@ def _chat_choice(choice: Part) -> Part:
     return result
 
 
-class MessagesAsChat(Translated):
+class MessagesAsChat(FromChat):
     """Answers of chat completions as messages."""
 
     def __init__(self, ask: Ask, inner: Adapted) -> None:
         super().__init__(inner)
         self._assumed = ask.prompt_tokens
         self._calls = CallReader()
-        self._begun = False
         self._over = False
         self._block = -1
         # What the open block is: a text, or the number of a call.
         self._open: str | int | None = None
-        self._reason = ""
         self._pieces = 0
-        self._usage: Part | None = None
 
     def failed(self, error: ApiError) -> bytes:
         """An error of the Anthropic form."""
@@ -211,33 +207,17 @@ class MessagesAsChat(Translated):
             "usage": _usage(parsed.get("usage"), self._assumed, 0),
         }  # fmt: skip
 
-    def _part(self, part: Part) -> Iterator[Part]:
-        if not self._begun:
-            self._begun = True
-            yield self._start(part)
-            yield {"type": "ping"}
-        if part is DONE:
-            yield from self._finish()
-            return
-        if isinstance(part.get("usage"), dict):
-            self._usage = part["usage"]
-        choices = [choice for choice in part.get("choices") or () if not choice.get("index")]
-        spoke = False
-        for choice in choices:
-            for said in self._delta(choice.get("delta") or {}):
-                spoke = True
-                yield said
-            self._reason = choice.get("finish_reason") or self._reason
-        if choices and not spoke and self.is_long_quiet():
-            yield {"type": "ping"}
-
-    def _start(self, part: Part) -> Part:
+    def _begin(self, model: str) -> Iterator[Part]:
         usage = {"input_tokens": self._assumed, "output_tokens": 0}
         message: Part = {
-            "id": new_id("msg"), "type": "message", "role": "assistant", "model": part.get("model") or "",
+            "id": new_id("msg"), "type": "message", "role": "assistant", "model": model,
             "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage,
         }  # fmt: skip
-        return {"type": "message_start", "message": message}
+        yield {"type": "message_start", "message": message}
+        yield self._alive()
+
+    def _alive(self) -> Part:
+        return {"type": "ping"}
 
     def _delta(self, delta: Part) -> Iterator[Part]:
         text = text_of(delta.get("content")) or delta.get("refusal") or ""

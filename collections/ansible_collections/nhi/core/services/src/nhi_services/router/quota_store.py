@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from ansible_collections.nhi.core.plugins.module_utils.errors import NHIError
 from ansible_collections.nhi.core.plugins.module_utils.quota import GRANT_TOKENS, WINDOW_MS, Limits
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import (
     Call,
@@ -44,10 +43,6 @@ _BATCH: Final = 200
 _GATHER_SECONDS: Final = 0.01
 
 
-class QuotaUnavailableError(NHIError):
-    """Redis does not answer, so that nothing can be reserved."""
-
-
 def wall_ms() -> int:
     """Unix time in ms by this machine's clock."""
     return time.time_ns() // 1_000_000
@@ -71,12 +66,8 @@ class Settler:
         """Begin to work, in the running loop."""
         self._task = asyncio.create_task(self._work(), name="settler")
 
-    def do(self, command: Command) -> None:
-        """Send a command that is no script, when its turn comes; it may be sent twice."""
-        self.put(command)
-
     def put(self, call: Call | Command) -> None:
-        """Send it when its turn comes."""
+        """Send a script, or another command, when its turn comes; it may be sent twice."""
         self._waiting.append(call)
         self.taken += 1
         self._idle.clear()

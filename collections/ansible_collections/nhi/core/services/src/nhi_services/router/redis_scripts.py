@@ -134,6 +134,8 @@ class ScriptRunner:
     async def _trip(self, batch: list[_Asked]) -> None:
         # Nobody asks for what was given up before it left.
         batch = [asked for asked in batch if not asked.answer.done()]
+        if not batch:
+            return
         answers: list[Any] = []
         try:
             answers = await self.run_all([asked.call for asked in batch])

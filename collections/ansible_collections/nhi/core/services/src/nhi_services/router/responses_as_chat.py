@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nhi_services.router.adapted import (
-    DONE,
     Adapted,
     CallReader,
     Fragment,
+    FromChat,
     Part,
-    Translated,
     arguments_text,
     named_event,
     new_id,
@@ -36,7 +35,7 @@ _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_
 _CODES: Final = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
 
 
-class ResponsesAsChat(Translated):
+class ResponsesAsChat(FromChat):
     """Answers of chat completions as responses."""
 
     def __init__(self, ask: Ask, book: Phrasebook, inner: Adapted) -> None:
@@ -57,15 +56,12 @@ class ResponsesAsChat(Translated):
         self._items = 0
         self._output: dict[int, Part] = {}
         self._sequence = 0
-        self._reason = ""
-        self._usage: Any = None
         self._pieces = 0
-        self._begun = False
         self._over = False
 
     def failed(self, error: ApiError) -> bytes:
         """The event that says so, after those that any stream begins with."""
-        parts = [] if self._begun else list(self._begin(""))
+        parts = [] if self._begun else list(self._opening(""))
         code = _CODES.get(error.status, "server_error")
         response = {**self._response, "status": "failed", "error": {"code": code, "message": error.message}}
         return b"".join(map(named_event, [*parts, self._numbered("response.failed", response=response)]))
@@ -99,28 +95,12 @@ class ResponsesAsChat(Translated):
         return part
 
     def _begin(self, model: str) -> Iterator[Part]:
-        self._begun = True
         self._response["model"] = model
         yield self._numbered("response.created", response=self._response)
-        yield self._numbered("response.in_progress", response=self._response)
+        yield self._alive()
 
-    def _part(self, part: Part) -> Iterator[Part]:
-        if not self._begun:
-            yield from self._begin(part.get("model") or "")
-        if part is DONE:
-            yield from self._finish()
-            return
-        if isinstance(part.get("usage"), dict):
-            self._usage = part["usage"]
-        choices = [choice for choice in part.get("choices") or () if not choice.get("index")]
-        spoke = False
-        for choice in choices:
-            for said in self._delta(choice.get("delta") or {}):
-                spoke = True
-                yield said
-            self._reason = choice.get("finish_reason") or self._reason
-        if choices and not spoke and self.is_long_quiet():
-            yield self._numbered("response.in_progress", response=self._response)
+    def _alive(self) -> Part:
+        return self._numbered("response.in_progress", response=self._response)
 
     def _delta(self, delta: Part) -> Iterator[Part]:
         for kind, text in (("output_text", text_of(delta.get("content"))), ("refusal", delta.get("refusal") or "")):
