@@ -25,7 +25,7 @@ from nhi_services.router.live import Setup
 from nhi_services.router.migrate import main as migrate_main
 from nhi_services.router.trail import Trail, Tried
 
-from .postgres_server import PostgresServer, postgres_server
+from .postgres_server import PostgresServer
 from .router_database import OWNER, PASSWORD, ROUTER, RouterDatabase, router_database
 
 pytestmark = pytest.mark.slow
@@ -35,15 +35,9 @@ REQUESTS_A_DAY = 5000
 EXAMPLE = Path(__file__).resolve().parents[1] / "src/nhi_services/router/examples/blueprint.yml"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
-
-
 @pytest.fixture
-def database(server: PostgresServer) -> Iterator[RouterDatabase]:
-    with router_database(server) as made:
+def database(postgres: PostgresServer) -> Iterator[RouterDatabase]:
+    with router_database(postgres) as made:
         yield made
 
 
@@ -135,8 +129,8 @@ def test_a_request_is_a_row_for_each_attempt_and_one_for_the_decision(database: 
     assert report.budgets.total == 5
 
 
-def test_tables_that_are_not_there_yet_cost_no_row(server: PostgresServer, tmp_path: Path) -> None:
-    with router_database(server, migrated=False) as fresh:
+def test_tables_that_are_not_there_yet_cost_no_row(postgres: PostgresServer, tmp_path: Path) -> None:
+    with router_database(postgres, migrated=False) as fresh:
         config = config_of(fresh, tmp_path)
 
         async def run() -> None:
@@ -157,10 +151,10 @@ def test_tables_that_are_not_there_yet_cost_no_row(server: PostgresServer, tmp_p
 
 
 def test_a_superuser_makes_tables_for_an_owner_who_is_none(
-    server: PostgresServer, capsys: pytest.CaptureFixture[str]
+    postgres: PostgresServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with router_database(server, migrated=False) as fresh:
-        dsn = f"host={server.home} port={server.port} dbname={fresh.name} user=postgres"
+    with router_database(postgres, migrated=False) as fresh:
+        dsn = f"host={postgres.home} port={postgres.port} dbname={fresh.name} user=postgres"
         options = ["--dsn", dsn, "--owner", OWNER, "--grant-to", ROUTER]
         assert migrate_main([*options, "--check"]) == 0
         assert migrate_main(options) == 0

@@ -19,7 +19,7 @@ from nhi_services.costs_command import render
 from nhi_services.costs_report import report_of, since
 from nhi_services.table import Screen
 
-from .postgres_server import PostgresServer, postgres_server
+from .postgres_server import PostgresServer
 from .router_database import PASSWORD, RouterDatabase, router_database
 
 NOW = datetime(2026, 4, 10, 12, tzinfo=UTC)
@@ -69,15 +69,9 @@ def test_the_last_month_is_not_this_month_and_quiet_days_count() -> None:
     assert (since(NOW), since(datetime(2026, 4, 3, tzinfo=UTC))) == (date(2026, 4, 1), date(2026, 3, 26))
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
-
-
 @pytest.fixture
-def database(server: PostgresServer) -> Iterator[RouterDatabase]:
-    with router_database(server) as made:
+def database(postgres: PostgresServer) -> Iterator[RouterDatabase]:
+    with router_database(postgres) as made:
         yield made
 
 

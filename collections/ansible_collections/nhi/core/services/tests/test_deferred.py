@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,30 +23,12 @@ from nhi_services.router.deferred import Claim, DeferredFullError, DeferredStore
 from nhi_services.router.deferred_work import DeferredWorker, Hook, NoRoomError, Notifier, TaskRefusedError
 from nhi_services.router.link import DatabaseLostError, Link
 
-from .postgres_server import PostgresServer, postgres_server
-from .router_database import RouterDatabase, router_database
+from .router_database import RouterDatabase
 
 pytestmark = pytest.mark.slow
 
 BODY = {"model": "nhi/code", "messages": [{"role": "user", "content": "é \0 1.0 \udcff"}], "seed": 1.0}
 Play = Callable[[Callable[..., Awaitable[None]]], None]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def made(server: PostgresServer) -> Iterator[RouterDatabase]:
-    with router_database(server) as database:
-        yield database
-
-
-@pytest.fixture
-def database(made: RouterDatabase) -> RouterDatabase:
-    return made.emptied()
 
 
 def play(database: RouterDatabase, work: Callable[..., Awaitable[None]], **options: Any) -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -23,29 +23,11 @@ from nhi_services.router.ledger import Ledger
 from nhi_services.router.link import Link
 from nhi_services.router.spool import Spool
 
-from .postgres_server import PostgresServer, postgres_server
-from .router_database import RouterDatabase, router_database
+from .router_database import RouterDatabase
 
 pytestmark = pytest.mark.slow
 
 Work = Callable[[Ledger], Awaitable[None]]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def made(server: PostgresServer) -> Iterator[RouterDatabase]:
-    with router_database(server) as database:
-        yield database
-
-
-@pytest.fixture
-def database(made: RouterDatabase) -> RouterDatabase:
-    return made.emptied()
 
 
 def entry(number: int = 0, **more: object) -> Entry:

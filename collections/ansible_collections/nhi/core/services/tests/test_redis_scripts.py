@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pytest
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import Call
 from nhi_services.router.redis_scripts import ScriptRunner, redis_client
 from redis.asyncio import Redis
@@ -20,12 +19,6 @@ from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 from .valkey_server import ValkeyServer, valkey
 
 Work = Callable[[ScriptRunner, Redis], Awaitable[None]]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ValkeyServer]:
-    with valkey(append_only=False) as running:
-        yield running
 
 
 def play(server: ValkeyServer, work: Work, patience: float = 2.0) -> None:

@@ -6,25 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from .mock_provider import hang, raw, slam, status
 from .router_world import World, play
-from .valkey_server import ValkeyServer, valkey
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ValkeyServer]:
-    with valkey(append_only=False) as running:
-        yield running
-
-
-@pytest.fixture
-def server(shared: ValkeyServer) -> ValkeyServer:
-    shared.client().flushall()
-    return shared
+from .valkey_server import ValkeyServer
 
 
 def test_an_answer_comes_from_the_best_model_and_says_so(server: ValkeyServer) -> None:

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .mock_provider import status
 from .router_world import KEY, World, play
-from .valkey_server import ValkeyServer, valkey
+from .valkey_server import ValkeyServer
 
 CLIENTS = Path(os.environ.get("NHI_CLIENTS", "~/.cache/nhi/clients")).expanduser()
 AIDER = CLIENTS / "aider/bin/aider"
@@ -36,18 +35,6 @@ pytestmark = pytest.mark.slow
 def needs(program: Path) -> pytest.MarkDecorator:
     reason = f"there is no {program}: the first lines of this file say how to install it"
     return pytest.mark.skipif(not program.exists(), reason=reason)
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ValkeyServer]:
-    with valkey(append_only=False) as running:
-        yield running
-
-
-@pytest.fixture
-def server(shared: ValkeyServer) -> ValkeyServer:
-    shared.client().flushall()
-    return shared
 
 
 async def work_of(program: Path, *arguments: str, home: Path, said: str = "", **environment: str) -> str:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from ansible_collections.nhi.core.plugins.module_utils.redis_keys import (
 )
 
 from .router_world import World, play
-from .valkey_server import ValkeyServer, valkey
+from .valkey_server import ValkeyServer
 
 HOUR_MS, STEP_MS = 3_600_000, 300_000
 LIMIT = 1000
@@ -29,12 +28,6 @@ def zone_where_it_is_noon() -> str:
     ahead = 12 - time.gmtime().tm_hour
     # Etc/GMT-5 is five hours ahead of UTC.
     return f"Etc/GMT{-ahead:+d}" if ahead else "UTC"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ValkeyServer]:
-    with valkey(append_only=False) as running:
-        yield running
 
 
 async def live_through(world: World, zone: str, per_hour: float) -> None:

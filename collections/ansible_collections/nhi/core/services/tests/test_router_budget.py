@@ -6,29 +6,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from .mock_provider import status
 from .router_world import KEY, Play, World, digest, merge, world
-from .valkey_server import ValkeyServer, valkey
+from .valkey_server import ValkeyServer
 
 # An answer of the mock provider has 10 and 5 tokens: 0.15 USD.
 PRICE = {"input": 10_000, "output": 10_000}
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ValkeyServer]:
-    with valkey(append_only=False) as running:
-        yield running
-
-
-@pytest.fixture
-def server(shared: ValkeyServer) -> ValkeyServer:
-    shared.client().flushall()
-    return shared
 
 
 def play_dear(server: ValkeyServer, work: Play, providers: dict[str, Any] | None = None, **config: Any) -> None:

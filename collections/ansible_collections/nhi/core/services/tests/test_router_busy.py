@@ -22,8 +22,7 @@ from nhi_services.router.config import RouterConfig
 from nhi_services.router.main import Router
 
 from .mock_provider import status
-from .postgres_server import PostgresServer, postgres_server
-from .router_database import PASSWORD, RouterDatabase, router_database
+from .router_database import PASSWORD, RouterDatabase
 from .router_world import World, digest, play
 from .valkey_server import ValkeyServer, valkey
 
@@ -38,24 +37,6 @@ OTHER = {"Authorization": "Bearer key-of-oi"}
 def shared() -> Iterator[ValkeyServer]:
     with valkey() as running:
         yield running
-
-
-@pytest.fixture
-def server(shared: ValkeyServer) -> ValkeyServer:
-    shared.client().flushall()
-    return shared
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def made(postgres: PostgresServer) -> Iterator[RouterDatabase]:
-    with router_database(postgres) as database:
-        yield database
 
 
 @pytest.fixture

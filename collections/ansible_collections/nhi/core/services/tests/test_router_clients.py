@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -14,7 +13,7 @@ import pytest
 
 from .mock_provider import cut, status
 from .router_world import KEY, World, play
-from .valkey_server import ValkeyServer, valkey
+from .valkey_server import ValkeyServer
 
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"at": {"type": "string"}}, "required": ["at"]}
 HELLO: Any = [{"role": "user", "content": "Say hello."}]
@@ -22,18 +21,6 @@ CHAT_TOOLS: Any = [{"type": "function", "function": {"name": "look", "parameters
 TOOLS: Any = [{"type": "function", "name": "look", "parameters": SCHEMA, "strict": True}]
 CLAUDE_TOOLS: Any = [{"name": "look", "input_schema": SCHEMA}]
 DIALECTS = pytest.mark.parametrize("dialect", ["openai", "anthropic"])
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ValkeyServer]:
-    with valkey(append_only=False) as running:
-        yield running
-
-
-@pytest.fixture
-def server(shared: ValkeyServer) -> ValkeyServer:
-    shared.client().flushall()
-    return shared
 
 
 def gpt(world: World, key: str = KEY, retries: int = 0) -> openai.AsyncOpenAI:

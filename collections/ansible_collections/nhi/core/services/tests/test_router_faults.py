@@ -38,12 +38,6 @@ def shared() -> Iterator[ValkeyServer]:
         yield running
 
 
-@pytest.fixture
-def server(shared: ValkeyServer) -> ValkeyServer:
-    shared.client().flushall()
-    return shared
-
-
 async def settled(world: World) -> None:
     """Nothing is under way any more."""
     await until(lambda: not world.router.live.in_flight)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from .mock_provider import cut, raw, slam, status
 from .router_world import World, play
 from .told import Part, Said, parts_of, read_chat, read_messages, read_responses
-from .valkey_server import ValkeyServer, valkey
+from .valkey_server import ValkeyServer
 
 HELLO = [{"role": "user", "content": "Say hello."}]
 SCHEMA = {"type": "object", "properties": {"at": {"type": "string"}}}
@@ -38,18 +38,6 @@ FORMS: dict[str, tuple[str, Part, Callable[[bytes], tuple[list[Said], Part]]]] =
 # The better provider speaks Anthropic's dialect, the other one OpenAI's, or the other way round.
 MIXED: dict[str, Any] = {"providers": {"good": {"dialect": "anthropic"}}}
 OTHER: dict[str, Any] = {"providers": {"fair": {"dialect": "anthropic"}}}
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ValkeyServer]:
-    with valkey(append_only=False) as running:
-        yield running
-
-
-@pytest.fixture
-def server(shared: ValkeyServer) -> ValkeyServer:
-    shared.client().flushall()
-    return shared
 
 
 async def send(world: World, form: str, *, stream: bool = False, **more: Any) -> tuple[int, Any, dict[str, str]]:

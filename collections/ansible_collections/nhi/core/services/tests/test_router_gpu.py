@@ -29,12 +29,6 @@ def shared() -> Iterator[ValkeyServer]:
         yield running
 
 
-@pytest.fixture
-def server(shared: ValkeyServer) -> ValkeyServer:
-    shared.client().flushall()
-    return shared
-
-
 def take(server: ValkeyServer) -> dict[str, Any] | None:
     client = server.client()
     for priority in ("high", "medium", "low"):

@@ -15,7 +15,7 @@ import pytest
 from nhi_services.postgres import conninfo_of
 from nhi_services.router.migrate import MigrationError, migrate
 
-from .postgres_server import PostgresServer, postgres_server
+from .postgres_server import PostgresServer
 from .router_database import PASSWORD, ROUTER, RouterDatabase, router_database
 
 pytestmark = pytest.mark.slow
@@ -43,15 +43,9 @@ REQUEST = (
 )
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
-
-
 @pytest.fixture
-def database(server: PostgresServer) -> Iterator[RouterDatabase]:
-    with router_database(server) as made:
+def database(postgres: PostgresServer) -> Iterator[RouterDatabase]:
+    with router_database(postgres) as made:
         yield made
 
 
@@ -59,8 +53,8 @@ def as_router(database: RouterDatabase) -> psycopg.Connection[Any]:
     return psycopg.connect(conninfo_of(database.router, "of the router", "test"), autocommit=True)
 
 
-def test_a_dry_run_changes_nothing_and_a_second_run_has_nothing_to_do(server: PostgresServer) -> None:
-    with router_database(server, migrated=False) as fresh:
+def test_a_dry_run_changes_nothing_and_a_second_run_has_nothing_to_do(postgres: PostgresServer) -> None:
+    with router_database(postgres, migrated=False) as fresh:
         assert migrate(fresh.owner, dry_run=True) == ["0001_router"]
         assert fresh.ask("SELECT to_regnamespace('router')") == ""
         assert migrate(fresh.owner, ROUTER) == ["0001_router"]
@@ -68,8 +62,8 @@ def test_a_dry_run_changes_nothing_and_a_second_run_has_nothing_to_do(server: Po
         assert fresh.ask("SELECT version_num FROM router.migration") == "0001_router"
 
 
-def test_two_at_once_apply_everything_once(server: PostgresServer) -> None:
-    with router_database(server, migrated=False) as fresh:
+def test_two_at_once_apply_everything_once(postgres: PostgresServer) -> None:
+    with router_database(postgres, migrated=False) as fresh:
         done: list[list[str]] = []
         threads = [threading.Thread(target=lambda: done.append(migrate(fresh.owner, ROUTER))) for _one in range(3)]
         for thread in threads:
@@ -79,8 +73,8 @@ def test_two_at_once_apply_everything_once(server: PostgresServer) -> None:
         assert sorted(done) == [[], [], ["0001_router"]]
 
 
-def test_a_migration_that_fails_leaves_nothing(server: PostgresServer) -> None:
-    with router_database(server, migrated=False) as fresh:
+def test_a_migration_that_fails_leaves_nothing(postgres: PostgresServer) -> None:
+    with router_database(postgres, migrated=False) as fresh:
         with pytest.raises(MigrationError, match='role "nobody_at_all" does not exist'):
             migrate(fresh.owner, "nobody_at_all")
         assert fresh.ask("SELECT to_regnamespace('router')") == ""

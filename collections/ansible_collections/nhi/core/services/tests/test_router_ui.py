@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,19 +17,13 @@ import pytest
 from .browser import Page, chromium, page, rows_that_differ
 from .mock_provider import status
 from .router_world import KEY, World, digest, play
-from .valkey_server import ValkeyServer, valkey
+from .valkey_server import ValkeyServer
 
 pytestmark = [
     pytest.mark.slow, pytest.mark.skipif(chromium() is None, reason="needs chromium: apt install chromium")
 ]  # fmt: skip
 PICTURES = Path(os.environ.get("NHI_CACHE", tempfile.gettempdir())) / "log/ui"
 LAST_ROW = "document.querySelector('#last tbody tr').innerText"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ValkeyServer]:
-    with valkey(append_only=False) as running:
-        yield running
 
 
 def keep(png: bytes, name: str) -> None:
