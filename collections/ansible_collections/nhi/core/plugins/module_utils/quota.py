@@ -142,13 +142,13 @@ class Usage(NamedTuple):
 
 def share_left(usage: Usage, limits: Limits) -> float:
     """The smaller part of the daily limits that is left, 0 to 1; 1 where nothing is limited by day."""
-    least = 1.0
-    for limit, used in (
-        (limits.requests_per_day, usage.requests_today), (limits.tokens_per_day, usage.tokens_today),
-    ):  # fmt: skip
-        if limit is not None:
-            least = min(least, 1 - used / limit if limit > used else 0.0)
-    return least
+    requests, tokens = limits.requests_per_day, limits.tokens_per_day
+    least = 1.0 if requests is None else _part_left(usage.requests_today, requests)
+    return least if tokens is None else min(least, _part_left(usage.tokens_today, tokens))
+
+
+def _part_left(used: int, limit: int) -> float:
+    return min(1.0, 1 - used / limit) if limit > used else 0.0
 
 
 def emergency_share(limit: int | None, used: int, instances: int, part: float = 0.02, most: int = 20) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 CLOUD: Final = "cloud"
@@ -20,7 +19,6 @@ LOCAL: Final = "local"
 _LATENCY_FOR_A_FULL_TERM_MS: Final = 1000.0
 _BEST_QUALITY: Final = 10.0
 _SCORE: Final = attrgetter("score")
-_NO_TERMS: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,9 @@ class Reading(NamedTuple):
     latency_ms: float | None = None
     closed: str = ""
     retry_ms: int | None = None
+
+
+_NOTHING_KNOWN: Final = Reading()
 
 
 @dataclass(slots=True)
@@ -82,10 +83,17 @@ class Candidate(NamedTuple):
     model: str
     provider: str
     local: bool
-    terms: Mapping[str, float] = _NO_TERMS
+    quota: float = 0.0
+    latency: float = 0.0
+    quality: float = 0.0
     score: float = 0.0
     out: str = ""
     retry_ms: int | None = None
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """What its score is made of, by name."""
+        return {"quota": self.quota, "latency": self.latency, "quality": self.quality}
 
     def as_data(self) -> dict[str, Any]:
         """For people who ask why."""
@@ -135,7 +143,7 @@ def decide(
     """
     weights = weights or Weights()
     looked_at = [
-        _judge(models[name], readings.get(name, Reading()), demand, weights, preferred)
+        _judge(models[name], readings.get(name, _NOTHING_KNOWN), demand, weights, preferred)
         for name in dict.fromkeys(demand.chain)
         if name in models
     ]
@@ -172,7 +180,7 @@ def _judge(model: Model, reading: Reading, demand: Demand, weights: Weights, pre
     score = quota * weights.quota + latency * weights.latency + quality * weights.quality
     if preferred == model.provider:
         score += weights.preferred
-    return Candidate(model.name, model.provider, local, {"quota": quota, "latency": latency, "quality": quality}, score)
+    return Candidate(model.name, model.provider, local, quota, latency, quality, score)
 
 
 def _objection(model: Model, reading: Reading, demand: Demand, weights: Weights) -> tuple[str, int | None]:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from typing import Final
 
@@ -74,10 +74,10 @@ class Api:
             middlewares=[self._faults], client_max_size=megabytes * 1024 * 1024, handler_args={"access_log": None}
         )
         for path, form in (("chat/completions", CHAT), ("completions", COMPLETIONS), ("embeddings", EMBEDDINGS)):
-            app.router.add_post(f"/v1/{path}", self._serving(form))
-        app.router.add_post("/v1/messages", self._serving(MESSAGES))
+            app.router.add_post(f"/v1/{path}", partial(self._serve, form=form))
+        app.router.add_post("/v1/messages", partial(self._serve, form=MESSAGES))
         app.router.add_post(f"/v1{COUNT}", self.count)
-        app.router.add_post("/v1/responses", self._serving(RESPONSES))
+        app.router.add_post("/v1/responses", partial(self._serve, form=RESPONSES))
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{name:.+}", self.one_model)
         app.router.add_post("/v1/nhi/route", self.route)
@@ -101,12 +101,6 @@ class Api:
         if agent is None:
             raise ApiError(401, "The API key is not known here.", code="invalid_api_key")
         return agent
-
-    def _serving(self, form: str) -> Handler:
-        async def serve(request: web.Request) -> web.StreamResponse:
-            return await self._serve(request, form)
-
-        return serve
 
     async def _serve(self, request: web.Request, form: str) -> web.StreamResponse:
         live, setup = self.live, self.live.setup
@@ -241,6 +235,7 @@ class Api:
 
     async def metrics_text(self, _request: web.Request) -> web.Response:
         """For Prometheus."""
+        self.live.record()
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def openapi(self, _request: web.Request) -> web.Response:

@@ -37,6 +37,8 @@ _MEMORIES: Final = {
 _BYTES_PER_TOKEN: Final = 3
 _IMAGE_TOKENS: Final = 1600
 _IMAGE: Final = re.compile(r'"(?:image_url|input_image|image)"')
+# What each form needs of a model at least.
+_PLAIN: Final = {form: frozenset({CHAT if form in _TELLING else form}) for form in (*PATHS, RESPONSES)}
 _FORMAT_HOLDERS: Final = frozenset({"response_format", "text", "output_config"})
 # Inline images are long in bytes and short in tokens.
 _DATA_URL: Final = re.compile(r'"(?:data:[a-z]+/[^"]{64,}|[A-Za-z0-9+/=]{512,})"')
@@ -131,15 +133,15 @@ def _output_tokens(body: Mapping[str, Any]) -> int:
 
 
 def _needs(form: str, body: Mapping[str, Any], raw: bytes) -> frozenset[str]:
-    needs = {CHAT if form in _TELLING else form}
+    more = []
     if body.get("tools") or body.get("functions"):
-        needs.add("tools")
+        more.append("tools")
     formats = _formats(body) if not _FORMAT_HOLDERS.isdisjoint(body) else ()
-    if any(wanted.get("type") in ("json_object", "json_schema") for wanted in formats):
-        needs.add("json")
+    if formats and any(wanted.get("type") in ("json_object", "json_schema") for wanted in formats):
+        more.append("json")
     if b"image" in raw and _IMAGE.search(raw.decode("utf-8", "replace")):
-        needs.add("images")
-    return frozenset(needs)
+        more.append("images")
+    return _PLAIN[form].union(more) if more else _PLAIN[form]
 
 
 def _formats(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -41,7 +41,7 @@ class Bookkeeper:
 
     def record(self, trail: Trail, setup: Setup) -> None:
         """Take it down; prices are those of the configuration that the request began with."""
-        now, name = datetime.now(UTC), trail.request_id
+        now, name = datetime.fromtimestamp(trail.ended_at, UTC), trail.request_id
         # A request that nobody was asked for is one row too: somebody wanted it, and did not get it.
         tried = trail.tried or [Tried(_NOBODY, _NOBODY, trail.outcome, trail.status, trail.ms)]
         for number, one in enumerate(tried, 1):

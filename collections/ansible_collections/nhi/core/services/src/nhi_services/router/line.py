@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -137,6 +138,6 @@ class Line:
         light = self._setup.picture.gpu_light or "RED"
         if not job.position:
             return f": the GPU's worker has it, the light is {light}\n\n".encode()
-        mean = self._setup.picture.states[self._model].times.mean()
+        mean = self._setup.picture.states[self._model].times.mean(time.monotonic())
         eta = f"about {job.position * mean / 1000:.0f} s" if mean is not None and light != "RED" else "unknown"
         return f": waiting, position {job.position} in the GPU's queue, the light is {light}, ETA {eta}\n\n".encode()

@@ -71,7 +71,7 @@ class RequestLog:
         """Take it down."""
         if not LOG.isEnabledFor(logging.INFO):
             return
-        now = time.time()
+        now = trail.ended_at
         moment = f"{_second(int(now))}.{int(now % 1 * 1000):03d}Z"
         about = {"time": moment, "level": "info", "logger": LOG.name, "message": "request"}
         self._lines.append(dumps({**about, **trail.as_log()}))
@@ -179,6 +179,7 @@ class Router:
         if self._runner:
             await self._runner.cleanup()
         await self._refresher.stop()
+        self.live.record()
         await self.books.close()
         if self.live.purse is not None:
             self.live.purse.flush()

@@ -41,12 +41,17 @@ class Ring:
         self._times.append((time.monotonic(), ms))
         self._sum += ms
 
-    def mean(self) -> float | None:
-        """Their mean in ms; None where there is none."""
-        oldest = time.monotonic() - self._memory
-        while self._times and self._times[0][0] < oldest:
-            self._sum -= self._times.popleft()[1]
-        return max(0.0, self._sum / len(self._times)) if self._times else None
+    def mean(self, now: float) -> float | None:
+        """Their mean in ms at a moment of time.monotonic(); None where there is none."""
+        times = self._times
+        if not times:
+            return None
+        oldest = now - self._memory
+        while times[0][0] < oldest:
+            self._sum -= times.popleft()[1]
+            if not times:
+                return None
+        return max(0.0, self._sum / len(times))
 
 
 @dataclass
@@ -161,29 +166,27 @@ class Picture:
 
     def readings(self, names: Iterable[str], *, stream: bool) -> dict[str, Reading]:
         """What routing has to know of models."""
-        return {name: self._reading(self.states[name], stream=stream) for name in names if name in self.states}
+        now, states = time.monotonic(), self.states
+        return {name: self._reading(states[name], now, stream=stream) for name in names if name in states}
 
-    def _reading(self, state: ModelState, *, stream: bool) -> Reading:
-        provider = state.model.provider
-        scope = state.scope
-        left = min(
-            share_left(self.provider_usage[provider], scope.provider_limits),
-            share_left(state.usage, scope.model_limits) if scope.limits_models else 1.0,
-        )
+    def _reading(self, state: ModelState, now: float, *, stream: bool) -> Reading:
+        provider, scope = state.model.provider, state.scope
+        left = share_left(self.provider_usage[provider], scope.provider_limits)
+        if scope.limits_models:
+            left = min(left, share_left(state.usage, scope.model_limits))
         projection = self.projections.get(provider)
         runway = projection.runway if projection else 1.0
-        latency = (state.first_tokens if stream else state.times).mean()
-        closed, retry = self._closed(state)
+        latency = (state.first_tokens if stream else state.times).mean(now)
+        closed, retry = self._closed(state, now)
         if left <= 0 and retry is None:
-            now = time.time_ns() // 1_000_000
-            retry = max(1, day_at(state.scope.zone, now).end_ms - now)
+            wall = time.time_ns() // 1_000_000
+            retry = max(1, day_at(scope.zone, wall).end_ms - wall)
         return Reading(left, runway, latency, closed, retry)
 
-    def _closed(self, state: ModelState) -> tuple[str, int | None]:
-        now = time.monotonic()
+    def _closed(self, state: ModelState, now: float) -> tuple[str, int | None]:
         if state.closed_until > now:
             return state.closed or "closed", max(1, round((max(state.closed_until, state.hope_at) - now) * 1000))
-        if state.breaker.is_open():
+        if state.breaker.in_a_row and state.breaker.is_open():
             return f"it failed {state.breaker.in_a_row} times in a row", state.breaker.retry_ms()
         config = self.config.providers[state.model.provider]
         most = config.max_concurrent

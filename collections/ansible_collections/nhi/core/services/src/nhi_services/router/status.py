@@ -21,22 +21,27 @@ class LastRequests:
     """A recorder that remembers the last requests, without what was said."""
 
     def __init__(self) -> None:
-        self._last: deque[tuple[float, Trail]] = deque(maxlen=_LAST)
+        self._last: deque[Trail] = deque(maxlen=_LAST)
 
     def record(self, trail: Trail, _setup: Setup) -> None:
         """Remember one."""
-        self._last.append((time.time(), trail))
+        self._last.append(trail)
 
     def as_data(self) -> list[dict[str, Any]]:
         """Newest first."""
         return [
-            {"at": round(at, 3), **trail.as_log(), "reason": trail.decision.reason if trail.decision else ""}
-            for at, trail in reversed(self._last)
+            {
+                "at": round(trail.ended_at, 3),
+                **trail.as_log(),
+                "reason": trail.decision.reason if trail.decision else "",
+            }
+            for trail in reversed(self._last)
         ]
 
 
 def status_of(live: Live, last: LastRequests) -> dict[str, Any]:
     """The whole status."""
+    live.record()
     picture = live.setup.picture
     return {
         "time": round(time.time(), 3),
@@ -74,7 +79,8 @@ def _provider(picture: Picture, name: str) -> dict[str, Any]:
 
 def _model(picture: Picture, state: ModelState) -> dict[str, Any]:
     reading = picture.readings([state.model.name], stream=False)[state.model.name]
-    mean, first = state.times.mean(), state.first_tokens.mean()
+    now = time.monotonic()
+    mean, first = state.times.mean(now), state.first_tokens.mean(now)
     return {
         "quality": state.model.quality,
         "context": state.model.context,

@@ -56,6 +56,7 @@ class Trail:
     outcome: str = ""  # done, failed, refused, cut, deferred, gone (the client hung up)
     quota_left: int | None = None
     ended: float | None = None
+    ended_at: float = 0.0  # Unix time
 
     @property
     def ms(self) -> float:
