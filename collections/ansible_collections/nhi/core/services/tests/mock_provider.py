@@ -191,3 +191,13 @@ async def slam(request: web.Request, _body: dict[str, Any]) -> web.StreamRespons
     if request.transport is not None:
         request.transport.close()
     raise ConnectionResetError
+
+
+async def dribble(request: web.Request, _body: dict[str, Any]) -> web.StreamResponse:
+    """Begin an answer a letter at a time, and never come to the end of its head."""
+    letters = b"HTTP/1.1 200 OK\r\nX-Slow: "
+    while request.transport is not None and not request.transport.is_closing():
+        request.transport.write(letters)
+        letters = b"x"
+        await asyncio.sleep(0.05)
+    raise ConnectionResetError

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -65,7 +66,7 @@ def config_of(database: RouterDatabase, directory: Path) -> RouterConfig:
 
 
 def a_trail(config: RouterConfig, **more: Any) -> Trail:
-    trail = Trail("aider", "code", "chat", "nhi/code", user_agent="Aider/0.86")
+    trail = Trail("aider", "code", "chat", "nhi/code", user_agent="Aider/0.86", ended_at=time.time())
     readings = {"sonnet": Reading(), "haiku": Reading(quota_left=0.5)}
     trail.decision = decide(Demand("code", ("sonnet", "haiku"), 1200), config.models(), readings, Weights())
     for name, value in more.items():

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
+from nhi_services.router.live import Setup
+from nhi_services.router.trail import Trail
 
-from .mock_provider import hang, raw, slam, status
+from .mock_provider import dribble, hang, raw, slam, status
 from .router_world import World, play
 from .valkey_server import ValkeyServer
 
@@ -68,6 +71,45 @@ def test_the_next_model_answers_where_one_fails(
         assert await world.used("good") == counted
 
     play(server, work)
+
+
+def test_a_head_that_comes_a_letter_at_a_time_is_not_waited_for(server: ValkeyServer) -> None:
+    async def work(world: World) -> None:
+        world.providers["good"].always = dribble
+        began = time.monotonic()
+        code, _body, headers = await world.chat()
+        assert (code, headers["X-NHI-Model"]) == (200, "fair-model")
+        assert "it did not answer in time" in headers["X-NHI-Degraded"]
+        assert time.monotonic() - began < 10
+        assert await world.used("good") == 1, "it may have counted"
+
+    play(server, work, providers={"good": {"timeouts": {"first_byte": 0.3, "idle": 60}}})
+
+
+def test_books_are_kept_of_what_is_over_when_somebody_looks_and_when_it_stops(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nhi_services.router.live._TOGETHER_SECONDS", 3600)
+    told: list[str] = []
+
+    class Teller:
+        def record(self, trail: Trail, _setup: Setup) -> None:
+            told.append(trail.outcome)
+
+    async def work(world: World) -> None:
+        world.router.live.recorders.append(Teller())
+        await world.chat()
+        assert told == []
+        async with world.session.get(world.url + "/metrics") as answer:
+            assert 'api_requests_total{provider="good",status="done"} 1.0' in await answer.text()
+        await world.chat()
+        async with world.session.get(world.url + "/v1/nhi/status", headers=world.headers) as answer:
+            assert len((await answer.json())["last"]) == 2
+        await world.chat()
+        assert told == ["done"] * 2
+
+    play(server, work)
+    assert told == ["done"] * 3
 
 
 def test_what_the_client_did_wrong_is_told_to_it_and_to_nobody_else(server: ValkeyServer) -> None:

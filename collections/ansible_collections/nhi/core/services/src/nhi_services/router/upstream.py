@@ -10,10 +10,11 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.cookies import BaseCookie, SimpleCookie
+from functools import lru_cache
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.connector import Connection
 from ansible_collections.nhi.core.plugins.module_utils.provider_limits import Heard, heard_in_headers
 from multidict import CIMultiDict
 from yarl import URL
@@ -25,6 +26,7 @@ from nhi_services.router.fast_json import dumps
 _ANTHROPIC_VERSION: Final = "2023-06-01"
 _AGENT: Final = "nhi-router"
 _MOST_BYTES: Final = 64 * 1024 * 1024
+_LOOK_SECONDS: Final = 0.1
 # What of the client's headers a provider of the Anthropic form has to know.
 _FORWARDED: Final = ("anthropic-beta", "anthropic-version")
 
@@ -65,7 +67,7 @@ class Provider:
         tls: ssl.SSLContext | bool = True
         if config.ca_file:
             tls = ssl.create_default_context(cafile=str(config.ca_file))
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.idle)
+        timeout = aiohttp.ClientTimeout(total=None, connect=limits.connect, sock_connect=limits.connect)
         headers, native_headers = CIMultiDict({**common, **bearer}), CIMultiDict({**common, **native})
         return cls(name, config, headers, native_headers, tls, timeout)
 
@@ -104,18 +106,39 @@ class Answer:
         self.response.close()
 
 
-class _NoCookies(aiohttp.DummyCookieJar):
-    """Makes no new empty jar for each request."""
+class _Heads:
+    """Hangs up where no answer begins in time: a look at all of them now and then costs less than a timer for each."""
 
-    _NONE: Final[BaseCookie[str]] = SimpleCookie()
+    def __init__(self) -> None:
+        self._until: dict[Connection, float] = {}
+        self._looking = False
 
-    def filter_cookies(self, request_url: URL) -> BaseCookie[str]:
-        """None."""
-        return self._NONE
+    def expect(self, connection: Connection, seconds: float) -> None:
+        """An answer has to begin within so many seconds."""
+        self._until[connection] = time.monotonic() + seconds
+        if not self._looking:
+            self._look()
+
+    def came(self, connection: Connection) -> bool:
+        """It began, or nobody waits for it any more; False where it was too late."""
+        return self._until.pop(connection, None) is not None
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for connection in [one for one, until in self._until.items() if until <= now]:
+            del self._until[connection]
+            connection.close()
+        self._looking = bool(self._until)
+        if self._looking:
+            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 
 
 class Upstream:
-    """Sends requests to providers."""
+    """Sends requests to providers.
+
+    By the parts of aiohttp that its ClientSession is made of: there are no cookies, redirects, proxies or traces here,
+    and looking whether there are takes as long as all else that is done for a request.
+    """
 
     faults: Final = (aiohttp.ClientError,)
 
@@ -128,14 +151,12 @@ class Upstream:
         return None
 
     def __init__(self) -> None:
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=30)
-        self._session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=_NoCookies(), auto_decompress=True, trust_env=False
-        )
+        self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=30)
+        self._heads = _Heads()
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
+        await self._connector.close()
 
     async def send(
         self, provider: Provider, form: str, path: str, body: Mapping[str, Any], client_headers: Mapping[str, str]
@@ -147,19 +168,52 @@ class Upstream:
             headers.update({name: client_headers[name] for name in _FORWARDED if name in client_headers})
         sent_at = time.monotonic()
         try:
-            async with asyncio.timeout(provider.config.timeouts.first_byte):
-                response = await self._session.post(
-                    provider.config.base_url + path, data=aiohttp.BytesPayload(dumps(body)),
-                    headers=headers, ssl=provider.tls, timeout=provider.timeout, allow_redirects=False,
-                )  # fmt: skip
-        except aiohttp.ClientConnectorError as error:
-            raise UpstreamError(_words(error), sent=False) from error
+            request = aiohttp.ClientRequest(
+                "POST", _url(provider.config.base_url + path), headers=headers,
+                data=aiohttp.BytesPayload(dumps(body)), loop=asyncio.get_running_loop(), ssl=provider.tls,
+            )  # fmt: skip
+            connection = await self._connector.connect(request, traces=[], timeout=provider.timeout)
         except TimeoutError as error:
-            unsent = isinstance(error, aiohttp.ConnectionTimeoutError)
-            raise UpstreamError("it did not answer in time", sent=not unsent) from error
+            raise UpstreamError("it did not answer in time", sent=False) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise UpstreamError(_words(error), sent=False) from error
+        try:
+            response = await self._exchange(request, connection, provider)
+        except TimeoutError as error:
+            raise UpstreamError("it did not answer in time", sent=True) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise UpstreamError(_words(error), sent=True) from error
         return Answer(response, sent_at, time.monotonic())
+
+    async def _exchange(
+        self, request: aiohttp.ClientRequest, connection: Connection, provider: Provider
+    ) -> aiohttp.ClientResponse:
+        """Send a request and read the head of its answer."""
+        if connection.protocol is None:
+            raise aiohttp.ServerDisconnectedError
+        limits, is_late = provider.config.timeouts, False
+        self._heads.expect(connection, limits.first_byte)
+        try:
+            connection.protocol.set_response_params(read_until_eof=True, read_timeout=limits.idle)
+            response = await request.send(connection)
+            try:
+                await response.start(connection)
+            except BaseException:
+                response.close()
+                raise
+        except BaseException as error:
+            connection.close()
+            is_late = not self._heads.came(connection)
+            if is_late and isinstance(error, aiohttp.ClientError):
+                raise TimeoutError from error
+            raise
+        self._heads.came(connection)
+        return response
+
+
+@lru_cache(maxsize=256)
+def _url(text: str) -> URL:
+    return URL(text)
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:
