@@ -168,10 +168,10 @@ def decide(
 
 def _judge(model: Model, reading: Reading, demand: Demand, weights: Weights, preferred: str | None) -> Candidate:
     left, runway, known, _closed, _retry = reading
-    out, retry = _objection(model, reading, demand, weights)
     local = model.kind == LOCAL
-    if out:
-        return Candidate(model.name, model.provider, local, out=out, retry_ms=retry)
+    objection = _objection(model, reading, demand, weights)
+    if objection is not None:
+        return Candidate(model.name, model.provider, local, out=objection[0], retry_ms=objection[1])
     ms = weights.assumed_latency_ms if known is None else known
     quota = left * runway
     quota = 1.0 if quota > 1.0 else max(quota, 0.0)
@@ -183,22 +183,23 @@ def _judge(model: Model, reading: Reading, demand: Demand, weights: Weights, pre
     return Candidate(model.name, model.provider, local, quota, latency, quality, score)
 
 
-def _objection(model: Model, reading: Reading, demand: Demand, weights: Weights) -> tuple[str, int | None]:
-    """Why a model can not take the request, and when that ends."""
+def _objection(model: Model, reading: Reading, demand: Demand, weights: Weights) -> tuple[str, int | None] | None:
+    """Why a model can not take the request, and when that ends; None where it can."""
+    left, _runway, latency, closed, retry = reading
+    asked, most = demand.output_tokens, model.max_output
     if not demand.needs <= model.capabilities:
         return f"can not do {', '.join(sorted(demand.needs - model.capabilities))}", None
-    if demand.prompt_tokens + min(demand.output_tokens, model.max_output) > model.context:
+    if demand.prompt_tokens + (min(most, asked)) > model.context:
         return f"about {demand.prompt_tokens} tokens do not fit its context of {model.context}", None
-    if demand.pinned and demand.output_tokens > model.max_output:
-        return f"{demand.output_tokens} tokens are more than the {model.max_output} that it answers with", None
-    if reading.closed:
-        return reading.closed, reading.retry_ms
-    if reading.quota_left <= 0:
-        return "its quota of the day is used up", reading.retry_ms
-    too_slow = reading.latency_ms is not None and reading.latency_ms >= weights.latency_cutoff_ms
-    if too_slow and model.kind == CLOUD and not demand.pinned:
-        return f"its mean latency of {reading.latency_ms:.0f} ms is too long", reading.retry_ms
-    return "", None
+    if demand.pinned and asked > most:
+        return f"{asked} tokens are more than the {most} that it answers with", None
+    if closed:
+        return closed, retry
+    if left <= 0:
+        return "its quota of the day is used up", retry
+    if latency is not None and latency >= weights.latency_cutoff_ms and model.kind == CLOUD and not demand.pinned:
+        return f"its mean latency of {latency:.0f} ms is too long", retry
+    return None
 
 
 def degradation(decision: Decision, models: Mapping[str, Model], used: str, failures: Mapping[str, str]) -> str:

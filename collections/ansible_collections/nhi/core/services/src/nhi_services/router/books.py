@@ -9,10 +9,12 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 import psycopg
 from ansible_collections.nhi.core.plugins.module_utils.api_costs import PriceTable
+from ansible_collections.nhi.core.plugins.module_utils.routing import Candidate
 
 from nhi_services.costs_report import FIRST_QUERY, QUERY, CostReport, report_of, since
 from nhi_services.postgres import DatabaseSettings
@@ -54,9 +56,15 @@ class Bookkeeper:
                     now, name, trail.agent, trail.task, chosen, trail.decision.reason,
                     provider=trail.provider or None, asked_for=trail.asked_for or None,
                     prompt_tokens=trail.decision.demand.prompt_tokens, queued_ms=trail.queued_ms, attempts=attempts,
-                    candidates=[candidate.as_data() for candidate in trail.decision.candidates],
+                    candidates=[_told(candidate) for candidate in trail.decision.candidates],
                 )
             )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _told(candidate: Candidate) -> dict[str, Any]:
+    """What is written of a candidate: of a model that nobody asks it is the same again and again."""
+    return candidate.as_data()
 
 
 def _entry(trail: Trail, prices: PriceTable, one: Tried, number: int, now: datetime, name: str) -> Entry:

@@ -59,10 +59,10 @@ class Entry:
     user_agent: str | None = None
     degraded: str | None = None
 
-    def as_row(self) -> tuple[str, dict[str, Any]]:
+    def as_row(self) -> dict[str, Any]:
         """The table and its columns."""
-        return REQUESTS, {
-            "timestamp": self.timestamp, "request_id": str(self.request_id), "attempt": self.attempt,
+        return {
+            "table": REQUESTS, "timestamp": self.timestamp, "request_id": str(self.request_id), "attempt": self.attempt,
             "provider": self.provider[:50], "model": self.model[:100], "agent": self.agent[:64],
             "task_type": self.task[:64], "input_tokens": _whole(self.input_tokens),
             "output_tokens": _whole(self.output_tokens), "latency_ms": _whole(self.latency_ms),
@@ -89,10 +89,10 @@ class Choice:
     attempts: Sequence[Any] = ()
     candidates: Sequence[Any] = ()
 
-    def as_row(self) -> tuple[str, dict[str, Any]]:
+    def as_row(self) -> dict[str, Any]:
         """The table and its columns."""
-        return DECISIONS, {
-            "timestamp": self.timestamp, "request_id": str(self.request_id),
+        return {
+            "table": DECISIONS, "timestamp": self.timestamp, "request_id": str(self.request_id),
             "agent": self.agent[:64], "task_type": self.task[:64],
             "asked_for": _text(self.asked_for, 200) or None, "chosen": _text(self.chosen, 100) or None,
             "provider": _text(self.provider, 50) or None, "reason": _text(self.reason, 500),
@@ -106,12 +106,12 @@ Row = Entry | Choice
 
 def line_of(row: Row) -> bytes:
     """A row as a line of the spool, without the end of the line."""
-    table, columns = row.as_row()
+    columns = row.as_row()
     try:
-        line = orjson.dumps({"table": table, **columns})
+        line = orjson.dumps(columns)
     except TypeError:
         line = b"\\u0000"
-    return line if b"\\u0000" not in line else orjson.dumps({"table": table, **_clean(columns)})
+    return line if b"\\u0000" not in line else orjson.dumps(_clean(columns))
 
 
 def table_of(line: bytes) -> str:
@@ -134,9 +134,11 @@ def of_table(lines: Sequence[bytes], table: str) -> str:
 def _insertion(table: str) -> str:
     names = ", ".join(f'"{name}"' for name in COLUMNS[table])
     typed = ", ".join(f'"{name}" {kind}' for name, kind in COLUMNS[table].items())
+    # PostgreSQL reads json faster, but makes jsonb of it for a column that is jsonb.
+    kind = "jsonb" if "jsonb" in COLUMNS[table].values() else "json"
     return (
-        f"INSERT INTO router.{table} ({names}) SELECT {names} FROM jsonb_to_recordset(%s::text::jsonb) AS row ({typed})"  # noqa: S608 -- names of ours
-        " ON CONFLICT DO NOTHING"
+        f"INSERT INTO router.{table} ({names}) SELECT {names}"  # noqa: S608 -- names of ours
+        f" FROM {kind}_to_recordset(%s::text::{kind}) AS row ({typed}) ON CONFLICT DO NOTHING"
     )
 
 
