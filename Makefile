@@ -57,7 +57,7 @@ integration: ## Run the modules' integration targets with ansible-test against a
 
 e2e: ## Run the journeys: in memory, and on real containers when root
 	@scripts/bootstrap.sh test
-	@$(python) scripts/test.py e2e lxc
+	@$(python) scripts/test.py e2e
 
 molecule: ## Run the role scenarios on real containers (root)
 	@scripts/bootstrap.sh test

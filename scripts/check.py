@@ -61,12 +61,12 @@ def lint_steps(scratch: str) -> list[Step]:
 
 
 def unit_steps() -> list[Step]:
-    """Fast tests of what is not a plugin; those of the lab wait more than they work, so four run at a time."""
+    """Fast tests of what is not a plugin; many of them wait more than they work, so several run at a time."""
     lab, services, journeys = ROOT / "lab/tests", CORE / "services/tests", ROOT / "tests"
     pytest = ["python", "-m", "pytest", "-q", "-m", FAST]
     return [
         Step("tests of the lab", [*pytest, "-n", "4", "--dist", "loadfile", lab]),
-        Step("tests of the services", [*pytest, services]),
+        Step("tests of the services", [*pytest, "-n", "3", "--dist", "loadfile", services]),
         Step("tests of the repository", [*pytest, journeys]),
     ]
 

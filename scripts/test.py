@@ -1,6 +1,6 @@
 """Every suite, one after the other, with what each prints; one line for each at the end.
 
-Usage: test.py [check|e2e|lxc|molecule]...
+Usage: test.py [check|e2e|molecule]...
 """
 
 from __future__ import annotations
@@ -16,44 +16,46 @@ from pathlib import Path
 from steps import CORE, ROOT, environment
 
 SCRIPTS = ROOT / "scripts"
+# Files that take minutes begin, so that none of them is alone at the end.
+LONGEST = tuple(f"tests/test_{name}.py" for name in ("restart_containers", "service", "kills", "state_torture"))
+NEEDS_ROOT = "this needs root, because it makes real containers. Run it as root to have it tested."
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A group of tests that runs as one command."""
+    """A group of tests that runs as one command; `for_root` says what of it needs root: all, or a part."""
 
     name: str
     title: str
     argv: Sequence[str | Path]
-    root_only: bool = False
+    for_root: str = ""
 
 
-def pytest(marks: str, *paths: str | Path) -> list[str | Path]:
-    """The command that runs marked tests and names the slowest."""
-    return ["python", "-m", "pytest", "-q", "--durations=8", "-m", marks, *paths]
+def journeys() -> Suite:
+    """All that takes long, on containers too where they can be made: several files at a time, as tests mostly wait."""
+    marks = "slow or e2e or lxc" if os.geteuid() == 0 else "(slow or e2e) and not lxc"
+    places = (*LONGEST, "tests", "lab/tests", CORE / "tests/unit", CORE / "services/tests")
+    at_once = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+    argv: list[str | Path] = ["python", "-m", "pytest", "-q", "--durations=8", "-m", marks, *at_once, *places]
+    return Suite("e2e", "crash tests, races, journeys in memory and on real containers", argv, for_root="a part")
 
 
 def suites() -> list[Suite]:
-    """All suites in the order in which they run: what fails fast comes first.
-
-    Tests wait more than they work, so several files run at a time; those in tests/ begin, since they take longest.
-    """
-    places = ("tests", "lab/tests", CORE / "tests/unit", CORE / "services/tests")
-    three = ("-n", "3", "--dist", "loadfile")
+    """All suites in the order in which they run: what fails fast comes first."""
     return [
         Suite("check", "linters, types, sanity, documentation, fast tests", ["python", SCRIPTS / "check.py", "all"]),
-        Suite("e2e", "crash tests, races, journeys in memory", pytest("(slow or e2e) and not lxc", *three, *places)),
-        Suite("lxc", "the lab and the journeys on real containers", pytest("lxc", *three, *places), root_only=True),
-        Suite("molecule", "the roles on real containers", ["python", SCRIPTS / "molecule.py"], root_only=True),
+        journeys(),
+        Suite("molecule", "the roles on real containers", ["python", SCRIPTS / "molecule.py"], for_root="all"),
     ]
 
 
 def run(suite: Suite, heading: str) -> tuple[str, float]:
     """Run one suite with its output passed through; say how it ended and how long it took."""
     print(f"\n==== {heading} {suite.name}: {suite.title}", flush=True)
-    if suite.root_only and os.geteuid() != 0:
-        print("**** SKIPPED: this needs root, because it makes real containers. Run it as root to have it tested. ****")
-        return "skipped", 0.0
+    if suite.for_root and os.geteuid() != 0:
+        print(f"**** SKIPPED, {suite.for_root} of it: {NEEDS_ROOT} ****", flush=True)
+        if suite.for_root == "all":
+            return "skipped", 0.0
     started = time.monotonic()
     argv = [str(argument) for argument in suite.argv]
     done = subprocess.run(argv, cwd=ROOT, env=environment({}), stdin=subprocess.DEVNULL, check=False)
@@ -64,10 +66,11 @@ def run(suite: Suite, heading: str) -> tuple[str, float]:
 
 def main(wanted: Sequence[str]) -> int:
     """Run the wanted suites, or all; fail if one failed."""
-    chosen = [suite for suite in suites() if not wanted or suite.name in wanted]
-    if not chosen:
-        print(f"no such suite; there are: {', '.join(suite.name for suite in suites())}", file=sys.stderr)
+    known = {suite.name: suite for suite in suites()}
+    if unknown := sorted(set(wanted) - set(known)):
+        print(f"no such suite: {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 64
+    chosen = [suite for name, suite in known.items() if not wanted or name in wanted]
     ended = [(suite, *run(suite, f"[{at}/{len(chosen)}]")) for at, suite in enumerate(chosen, 1)]
     print("\n==== summary")
     for suite, word, seconds in ended:
