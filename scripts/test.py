@@ -34,9 +34,9 @@ class Suite:
 def journeys() -> Suite:
     """All that takes long, on containers too where they can be made: several files at a time, as tests mostly wait."""
     marks = "slow or e2e or lxc" if os.geteuid() == 0 else "(slow or e2e) and not lxc"
-    places = (*LONGEST, "tests", "lab/tests", CORE / "tests/unit", CORE / "services/tests")
+    places: list[str | Path] = [*LONGEST, "tests", "lab/tests", CORE / "tests/unit", CORE / "services/tests"]
     at_once = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
-    argv: list[str | Path] = ["python", "-m", "pytest", "-q", "--durations=8", "-m", marks, *at_once, *places]
+    argv = ["python", "-m", "pytest", "-q", "--durations=8", "-m", marks, *at_once, *places]
     return Suite("e2e", "crash tests, races, journeys in memory and on real containers", argv, for_root="a part")
 
 
