@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.nhi.core.plugins.module_utils.quota import Limits
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import Call, Reservation, Scope, UsageCall, Wish
+from nhi_services.router import quota_store
 from nhi_services.router.quota_store import QuotaStore, wall_ms
 from nhi_services.router.redis_scripts import redis_client
 
@@ -126,6 +128,27 @@ def test_a_limit_by_the_minute_waits_a_minute_and_then_has_its_share(server: Val
         assert sum(one is not None for one in taken) == 5, "half of ten, as there are two routers"
 
     play(server, work, instances=2)
+
+
+def test_what_is_settled_late_counts_for_the_moment_of_its_answer(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_minute = Scope("claude", "sonnet", "UTC", Limits(requests_per_minute=10))
+    [window, _of_model] = by_minute.windows()
+
+    async def work(store: QuotaStore, server: ValkeyServer) -> None:
+        reservation = (await store.reserve([Wish(by_minute, 1)])).reservation
+        assert reservation
+        server.kill()
+        store.settle(reservation, 1, time.monotonic())
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 20, time_ns=time.time_ns)
+        monkeypatch.setattr(quota_store, "time", later)
+        server.start()
+        await settled(store)
+        answered_ago = wall_ms() - (await store.runner._client.zscore(window, reservation.id) or 0)
+        assert 20_000 <= answered_ago < 30_000
+
+    play(server, work)
 
 
 def test_an_answer_that_was_lost_is_given_back(server: ValkeyServer) -> None:

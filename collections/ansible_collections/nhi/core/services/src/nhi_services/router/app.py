@@ -53,6 +53,7 @@ _PAGE_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
 }  # fmt: skip
 _BODY_SECONDS: Final = 60.0
+_MIB: Final = 1024 * 1024
 _FIRST_REQUEST_SECONDS: Final = 15.0
 _TASK: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -65,13 +66,13 @@ class Api:
         self._metrics, self._last = Metrics(live), LastRequests()
         live.recorders += [self._metrics, self._last]
         self._desk = DeferredDesk(live, self.agent_of)
+        self._most_mib = live.setup.config.listen.max_body_mib
         self._silent: dict[int, web.RequestHandler] = {}
 
     def application(self) -> web.Application:
         """The application with its routes; more are added by those who have some."""
-        megabytes = self.live.setup.config.listen.max_body_mib
         app = web.Application(
-            middlewares=[self._faults], client_max_size=megabytes * 1024 * 1024, handler_args={"access_log": None}
+            middlewares=[self._faults], client_max_size=self._most_mib * _MIB, handler_args={"access_log": None}
         )
         for path, form in (("chat/completions", CHAT), ("completions", COMPLETIONS), ("embeddings", EMBEDDINGS)):
             app.router.add_post(f"/v1/{path}", partial(self._serve, form=form))
@@ -182,16 +183,20 @@ class Api:
             )
         try:
             if request.content.is_eof():
-                raw = await request.read()
+                raw = request.content.read_nowait()
             else:
                 async with asyncio.timeout(_BODY_SECONDS):
                     raw = await request.read()
         except TimeoutError as error:
             raise ApiError(408, "The body did not come in time.", code="request_timeout") from error
         except web.HTTPRequestEntityTooLarge as error:
-            most = self.live.setup.config.listen.max_body_mib
-            raise ApiError(413, f"The body is larger than {most} MiB.", code="request_too_large") from error
+            raise self._too_large() from error
+        if len(raw) > self._most_mib * _MIB:
+            raise self._too_large()
         return read_ask(form, parse_json(raw), raw)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"The body is larger than {self._most_mib} MiB.", code="request_too_large")
 
     async def models(self, request: web.Request) -> web.Response:
         """All models, and the aliases of tasks."""

@@ -16,7 +16,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from itertools import islice
+from typing import Final, NamedTuple
 
 from ansible_collections.nhi.core.plugins.module_utils.quota import GRANT_TOKENS, WINDOW_MS, Limits
 from ansible_collections.nhi.core.plugins.module_utils.quota_book import (
@@ -48,12 +49,25 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Settlement(NamedTuple):
+    """How a reservation ended, and when its provider had answered with headers (time.monotonic())."""
+
+    reservation: Reservation
+    tokens: int
+    headers_at: float | None
+
+    def call(self) -> Call:
+        """What Redis is told; made when it is told, however long that takes."""
+        since = 0 if self.headers_at is None else round((time.monotonic() - self.headers_at) * 1000)
+        return self.reservation.settle(self.tokens, since)
+
+
 class Settler:
     """Sends what became of reservations to Redis, in order and in batches; while Redis is lost they wait here."""
 
     def __init__(self, runner: ScriptRunner) -> None:
         self._runner = runner
-        self._waiting: deque[Call | Command] = deque()
+        self._waiting: deque[Call | Command | Settlement] = deque()
         self._more = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -66,7 +80,7 @@ class Settler:
         """Begin to work, in the running loop."""
         self._task = asyncio.create_task(self._work(), name="settler")
 
-    def put(self, call: Call | Command) -> None:
+    def put(self, call: Call | Command | Settlement) -> None:
         """Send a script, or another command, when its turn comes; it may be sent twice."""
         self._waiting.append(call)
         self.taken += 1
@@ -101,7 +115,8 @@ class Settler:
             last = time.monotonic()
             self._more.clear()
             while self._waiting:
-                batch = [self._waiting[at] for at in range(min(_BATCH, len(self._waiting)))]
+                first = islice(self._waiting, _BATCH)
+                batch = [one.call() if isinstance(one, Settlement) else one for one in first]
                 try:
                     await self._runner.run_all(batch)
                 except (RedisError, OSError) as error:
@@ -247,8 +262,7 @@ class QuotaStore:
     def settle(self, reservation: Reservation, tokens: int, headers_at: float | None) -> None:
         """It was used; the moment of the headers is by time.monotonic()."""
         if reservation.book == self.book:
-            since = 0 if headers_at is None else round((time.monotonic() - headers_at) * 1000)
-            self.settler.put(reservation.settle(tokens, since))
+            self.settler.put(Settlement(reservation, tokens, headers_at))
 
     def refund(self, reservation: Reservation) -> None:
         """The provider never got it."""

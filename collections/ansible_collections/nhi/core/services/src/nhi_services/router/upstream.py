@@ -94,7 +94,7 @@ class Answer:
         """The whole body; UpstreamError when it does not come, or has no end."""
         try:
             if self.response.content.is_eof():
-                return await _bounded(self.response)
+                return self.response.content.read_nowait()
             async with asyncio.timeout(seconds):
                 return await _bounded(self.response)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
