@@ -91,15 +91,6 @@ class Spending:
             },
         }  # fmt: skip
 
-    def check(self, agent: str, estimate_micro_usd: int) -> BudgetRefusal | None:
-        """Whether a budget is known to have no room, without asking Redis."""
-        spent = self.today()
-        limits = self._limits(agent)
-        for reason, limit, used in zip(_REASONS, limits, (spent.get(agent, 0), spent.get(ALL, 0)), strict=True):
-            if limit is not None and used + estimate_micro_usd > limit:
-                return self._refusal(reason, agent, limit, used, estimate_micro_usd)
-        return None
-
     async def take(self, agent: str, estimate_micro_usd: int) -> Taken | BudgetRefusal:
         """Take what a request may cost at most, or say which budget has no room for it."""
         self._turn_of_day()
