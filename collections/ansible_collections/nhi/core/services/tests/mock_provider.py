@@ -115,6 +115,10 @@ class MockProvider:
         tools = _tool_calls(self.said(body))
         parts += [{"tool_calls": [{"index": at, **tool}]} for at, tool in enumerate(tools)]
         chunks = [_chunk(body, part, None) for part in parts] + [_chunk(body, {}, "tool_calls" if tools else "stop")]
+        if not path.endswith("/chat/completions"):
+            for chunk in chunks:
+                [choice] = chunk["choices"]
+                choice["text"] = choice.pop("delta").get("content", "")
         if (body.get("stream_options") or {}).get("include_usage"):
             into, out = self.tokens
             usage = {"prompt_tokens": into, "completion_tokens": out, "total_tokens": into + out}

@@ -12,8 +12,8 @@ import pytest
 from nhi_services.router.live import Setup
 from nhi_services.router.trail import Trail
 
-from .mock_provider import dribble, hang, raw, slam, status
-from .router_world import World, play
+from .mock_provider import cut, dribble, hang, raw, slam, status
+from .router_world import CHAT, World, play
 from .valkey_server import ValkeyServer
 
 
@@ -185,6 +185,38 @@ def test_a_cut_stream_goes_on_with_the_next_model_where_that_is_wanted(server: V
         _code, stream, _headers = await world.chat(stream=True, headers={"X_NHI_Continue": "true"})
         assert stream.endswith(b"[DONE]\n\n")
         assert world.providers["fair"].seen[0][1]["messages"][-2] == {"role": "assistant", "content": "Hello"}
+
+    play(server, work)
+
+
+def test_a_cut_completion_goes_on_where_it_stopped(server: ValkeyServer) -> None:
+    async def work(world: World) -> None:
+        world.providers["good"].faults.append(cut(world.providers["good"], 4))
+        body = {"model": "nhi/code", "prompt": "Say", "stream": True}
+        _code, stream, _headers = await world.post("/v1/completions", body, X_NHI_Continue="true")
+        assert stream.endswith(b"[DONE]\n\n")
+        assert world.providers["fair"].seen[0][1]["prompt"] == "SayHello"
+
+    play(server, work)
+
+
+@pytest.mark.parametrize(("path", "events", "more"), [
+    ("/v1/completions", 5, {"prompt": ["one", "two"]}),
+    ("/v1/chat/completions", 5, {**CHAT, "n": 2}),
+    ("/v1/chat/completions", 6, {**CHAT, "tools": [{"type": "function", "function": {"name": "look"}}]}),
+])  # fmt: skip
+def test_a_stream_of_more_than_one_text_is_not_gone_on_with(
+    server: ValkeyServer, path: str, events: int, more: dict[str, object]
+) -> None:
+    async def work(world: World) -> None:
+        good = world.providers["good"]
+        good.calls = (("look", {"at": "it"}),)
+        good.faults.append(cut(good, events))
+        body = {"model": "nhi/code", "stream": True, **more}
+        _code, stream, _headers = await world.post(path, body, X_NHI_Continue="true")
+        assert b"stream_cut" in stream
+        assert b"[DONE]" not in stream
+        assert world.providers["fair"].seen == []
 
     play(server, work)
 

@@ -17,7 +17,7 @@ from ansible_collections.nhi.core.plugins.module_utils.routing import degradatio
 from nhi_services.router.adapted import Adapted, UntranslatableError
 from nhi_services.router.admission import Admission, Lease
 from nhi_services.router.api_errors import ApiError
-from nhi_services.router.asks import Ask, tokens_of
+from nhi_services.router.asks import CHAT, COMPLETIONS, Ask, tokens_of
 from nhi_services.router.config import Timeouts
 from nhi_services.router.forms import adapt
 from nhi_services.router.judge import Kind, judge_refusal, parse_good
@@ -109,7 +109,7 @@ class Attempts:
             if not watch.has_content:
                 continue
             said += "".join(watch.text)
-            if not (wanted.continues and wanted.ask.form == "chat" and said):
+            if not (wanted.continues and said and _can_go_on(wanted.ask, watch)):
                 self._trail.outcome = "cut"
                 yield adapted.failed(self._cut_error(lease))
                 return
@@ -322,9 +322,18 @@ def _seen(splitter: EventSplitter, watch: StreamWatch, adapted: Adapted, chunk: 
     return block
 
 
+def _can_go_on(ask: Ask, watch: StreamWatch) -> bool:
+    """Whether another model can go on where a stream was cut: only in one text, in a form that has no frame around."""
+    if ask.body.get("n") not in (None, 1) or watch.has_calls:
+        return False
+    return ask.form == CHAT or (ask.form == COMPLETIONS and isinstance(ask.body["prompt"], str))
+
+
 def _continued(ask: Ask, said: str) -> Ask:
     """The same conversation with what was said so far, if anything was, and the wish that it goes on."""
     if not said:
         return ask
+    if ask.form == COMPLETIONS:
+        return replace(ask, body={**ask.body, "prompt": ask.body["prompt"] + said})
     more = [{"role": "assistant", "content": said}, {"role": "user", "content": _CONTINUE}]
     return replace(ask, body={**ask.body, "messages": [*ask.body["messages"], *more]})

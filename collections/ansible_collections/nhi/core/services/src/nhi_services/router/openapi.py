@@ -24,7 +24,7 @@ _HEADERS: Final = (
     ("X-NHI-Mode", "What happens when no model can answer now; `deferred` does not try before.",
      {"type": "string", "enum": ["wait", "deferred", "choice"]}),
     ("X-NHI-Not-Before", "With `deferred`: not before this moment.", {"type": "string", "format": "date-time"}),
-    ("X-NHI-Continue", "Whether another model goes on with a stream that is cut.",
+    ("X-NHI-Continue", "Whether another model goes on with a stream that is cut: one text, of a chat or a completion.",
      {"type": "string", "enum": ["true", "false"]}),
 )  # fmt: skip
 _TOLD: Final = {

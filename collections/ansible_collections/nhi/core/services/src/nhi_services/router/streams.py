@@ -73,6 +73,7 @@ class StreamWatch:
     is_finished: bool = False
     collect: bool = False
     text: list[str] = field(default_factory=list)
+    has_calls: bool = False
 
     @property
     def fault(self) -> str:
@@ -125,9 +126,17 @@ class StreamWatch:
             if not isinstance(choice, dict):
                 continue
             self.is_finished = self.is_finished or bool(choice.get("finish_reason"))
-            delta = choice.get("delta")
-            if self.collect and isinstance(delta, dict) and isinstance(delta.get("content"), str):
-                self.text.append(delta["content"])
+            if self.collect:
+                self._collect(choice)
+
+    def _collect(self, choice: dict[str, Any]) -> None:
+        """The text of a chat or a completion, and whether there is more than text."""
+        delta = choice.get("delta")
+        said = delta.get("content") if isinstance(delta, dict) else choice.get("text")
+        if isinstance(said, str):
+            self.text.append(said)
+        if isinstance(delta, dict) and (delta.get("tool_calls") or delta.get("function_call")):
+            self.has_calls = True
 
     def _read_message(self, kind: Any, delta: Any) -> None:
         """The same of a stream of the Anthropic form."""
