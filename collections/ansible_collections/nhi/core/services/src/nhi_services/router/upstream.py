@@ -137,7 +137,7 @@ class Upstream:
     """Sends requests to providers.
 
     By the parts of aiohttp that its ClientSession is made of: there are no cookies, redirects, proxies or traces here,
-    and looking whether there are takes as long as all else that is done for a request.
+    and looking whether there are, with a timer for each request, takes a quarter of the session's time.
     """
 
     faults: Final = (aiohttp.ClientError,)
@@ -191,7 +191,7 @@ class Upstream:
         """Send a request and read the head of its answer."""
         if connection.protocol is None:
             raise aiohttp.ServerDisconnectedError
-        limits, is_late = provider.config.timeouts, False
+        limits = provider.config.timeouts
         self._heads.expect(connection, limits.first_byte)
         try:
             connection.protocol.set_response_params(read_until_eof=True, read_timeout=limits.idle)
@@ -203,8 +203,7 @@ class Upstream:
                 raise
         except BaseException as error:
             connection.close()
-            is_late = not self._heads.came(connection)
-            if is_late and isinstance(error, aiohttp.ClientError):
+            if not self._heads.came(connection) and isinstance(error, aiohttp.ClientError):
                 raise TimeoutError from error
             raise
         self._heads.came(connection)
