@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,7 +71,7 @@ def start(directory: Path, say: Say) -> int:
     offset = log.stat().st_size if log.exists() else 0
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-    with log.open("ab") as output:
+    with log.open("ab") as output, _interrupts_held_back() as held:
         process = subprocess.Popen(
             [sys.executable, "-m", "lab.daemon", str(directory.resolve())],
             stdin=subprocess.DEVNULL,
@@ -80,6 +82,8 @@ def start(directory: Path, say: Say) -> int:
             env={**os.environ, "PYTHONPATH": path},
         )
     try:
+        if held:
+            raise KeyboardInterrupt
         for line in _follow(log, offset, process):
             if line == READY:
                 return process.pid
@@ -91,6 +95,20 @@ def start(directory: Path, say: Say) -> int:
         raise
     process.wait(STOP_SECONDS)
     raise LabError(f"the daemon did not start (exit code {process.returncode}): see {log}")
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[list[int]]:
+    """Ctrl-C while a process is made must not hide that process: its number is noted, and it is for the caller."""
+    held: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield held
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _frame: held.append(number))
+    try:
+        yield held
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _follow(log: Path, offset: int, process: subprocess.Popen[bytes]) -> Iterator[str]:

@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from proxmoxer import ProxmoxAPI
 
-from lab import pidfile
+from lab import control, pidfile
+from lab.config import LabConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,6 +132,27 @@ def test_up_that_is_interrupted_leaves_no_daemon(tmp_path: Path, port: int) -> N
         assert "interrupted" in told
         wait_until(lambda: pidfile.running_pid(directory / "daemon.pid") is None)
     lab("down", "--dir", directory)
+
+
+def test_an_interrupt_while_the_daemon_is_made_ends_it(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(*arguments: Any, **named: Any) -> subprocess.Popen[bytes]:
+        made.append(real(*arguments, **named))
+        os.kill(os.getpid(), signal.SIGINT)
+        return made[0]
+
+    real = subprocess.Popen
+    control.prepare(tmp_path / "lab", LabConfig(port=port))
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        control.start(tmp_path / "lab", lambda _line: None)
+    try:
+        assert made[0].wait(60) is not None
+    finally:
+        made[0].kill()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
