@@ -61,21 +61,10 @@ def lint_steps(scratch: str) -> list[Step]:
     ]
 
 
-def plugin_tests() -> Step:
-    """The fast tests of plugins as pytest runs them, in half of the time that ansible-test needs."""
-    pytest = ["python", "-m", "pytest", "-q", "-m", FAST, "-n", "2", "--dist", "loadfile"]
-    return Step("tests of the plugins", [*pytest, CORE / "tests/unit"])
-
-
-def unit_steps() -> list[Step]:
-    """Fast tests of what is not a plugin; many of them wait more than they work, so several run at a time."""
-    lab, services, journeys = ROOT / "lab/tests", CORE / "services/tests", ROOT / "tests"
-    pytest = ["python", "-m", "pytest", "-q", "-m", FAST]
-    return [
-        Step("tests of the lab", [*pytest, "-n", "4", "--dist", "loadfile", lab]),
-        Step("tests of the services", [*pytest, "-n", "3", "--dist", "loadfile", services]),
-        Step("tests of the repository", [*pytest, journeys]),
-    ]
+def fast_tests(of: str, place: Path, at_once: int = 0) -> Step:
+    """Fast tests as pytest runs them, several files at a time where they wait more than they work."""
+    together = ("-n", str(at_once), "--dist", "loadfile") if at_once else ()
+    return Step(f"tests of the {of}", ["python", "-m", "pytest", "-q", "-m", FAST, *together, place])
 
 
 def main(wanted: str = "all") -> int:
@@ -84,10 +73,12 @@ def main(wanted: str = "all") -> int:
     with tempfile.TemporaryDirectory(prefix="nhi-check-") as scratch:
         # ansible-test is thorough, and takes longer than all else.
         beside = [] if wanted == "fast" else ansible_test_lanes(wanted)
-        lab, *others = unit_steps()
+        lab = fast_tests("lab", ROOT / "lab/tests", 4)
+        others = [fast_tests("services", CORE / "services/tests", 3), fast_tests("repository", ROOT / "tests")]
+        plugins = fast_tests("plugins", CORE / "tests/unit", 2)
         lanes = {
             "all": [[*lint_steps(scratch), lab, *others]],
-            "fast": [[*lint_steps(scratch), lab], [plugin_tests(), *others]],
+            "fast": [[*lint_steps(scratch), lab], [plugins, *others]],
             "lint": [lint_steps(scratch)],
             "unit": [[lab, *others]],
         }[wanted]

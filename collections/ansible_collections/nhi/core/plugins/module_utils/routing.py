@@ -189,7 +189,7 @@ def _objection(model: Model, reading: Reading, demand: Demand, weights: Weights)
     asked, most = demand.output_tokens, model.max_output
     if not demand.needs <= model.capabilities:
         return f"can not do {', '.join(sorted(demand.needs - model.capabilities))}", None
-    if demand.prompt_tokens + (min(most, asked)) > model.context:
+    if demand.prompt_tokens + min(most, asked) > model.context:
         return f"about {demand.prompt_tokens} tokens do not fit its context of {model.context}", None
     if demand.pinned and asked > most:
         return f"{asked} tokens are more than the {most} that it answers with", None
